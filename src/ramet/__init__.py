@@ -1,0 +1,1 @@
+"""Ramet: language-model programs, and an engine made for them."""

@@ -1,0 +1,144 @@
+"""Seam 2, between decisions about tokens and tensor arithmetic: NumPy in, NumPy out.
+
+A *row* is one token at one position whose hidden state is computed in this step. Rows stand in
+depth-first order of the radix tree, so the rows below any node are one contiguous range. There are no
+phases: prefill, decode, probes and scored continuations are all rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32Array = NDArray[np.int32]
+Int64Array = NDArray[np.int64]
+UInt64Array = NDArray[np.uint64]
+Float32Array = NDArray[np.float32]
+
+CHUNK_TOKENS = 64
+"""Attention is cut at multiples of this many positions, whatever the tree looks like (see `Segments`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The attention plan: which rows read which keys, in `CHUNK_TOKENS` pieces of absolute position.
+
+    Segment ``i`` covers the positions ``first_position[i] .. first_position[i] + length - 1`` (at most
+    CHUNK_TOKENS of them; ``first_position`` is a multiple of it) along one path of the tree, whose
+    keys and values lie in ``slots[slot_offsets[i]:slot_offsets[i + 1]]``. The rows
+    ``row_begin[i] .. row_end[i] - 1`` attend to those of its keys whose position does not exceed
+    their own. Every (row, chunk of its context) pair is in exactly one segment, and segments stand in order
+    of ``first_position``. Partial results are merged by log-sum-exp in that order. A chunk is
+    reduced as if it always had CHUNK_TOKENS keys, so a row's bits depend on its context alone.
+    """
+
+    row_begin: Int32Array  # [num_segments]
+    row_end: Int32Array  # [num_segments]
+    first_position: Int32Array  # [num_segments]
+    slot_offsets: Int32Array  # [num_segments + 1]
+    slots: Int32Array  # [total keys]
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """Tokens already seen by samples that penalise them: a sparse matrix in coordinate form.
+
+    Per sample: ``repetition`` (1 = off), ``frequency`` and ``presence`` (0 = off). Per entry: the sample,
+    the token id, and how often it occurs in the output (0 if only in the prompt).
+    """
+
+    repetition: Float32Array  # [num_samples]
+    frequency: Float32Array  # [num_samples]
+    presence: Float32Array  # [num_samples]
+    entry_sample: Int32Array  # [num_entries]
+    entry_token: Int32Array  # [num_entries]
+    entry_output_count: Int32Array  # [num_entries]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitBias:
+    """Values added to logits before sampling, in coordinate form; ``-inf`` bans a token."""
+
+    entry_sample: Int32Array  # [num_entries]
+    entry_token: Int32Array  # [num_entries]
+    entry_value: Float32Array  # [num_entries]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What to draw. Several samples may be drawn from the same row (``n > 1``).
+
+    A draw uses a counter-based generator keyed by (seed, position), so it depends on nothing else.
+    Order: penalties, bias, temperature, top-k, top-p, min-p.
+    """
+
+    rows: Int32Array  # [num_samples] row of the logits
+    temperature: Float32Array  # [num_samples] 0 = greedy
+    top_k: Int32Array  # [num_samples] 0 = all
+    top_p: Float32Array  # [num_samples]
+    min_p: Float32Array  # [num_samples]
+    seeds: UInt64Array  # [num_samples]
+    positions: Int64Array  # [num_samples] position of the token to draw
+    num_top_logprobs: Int32Array  # [num_samples] -1 = no logprobs wanted
+    penalties: Penalties | None = None
+    bias: LogitBias | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput:
+    """One step. Position ``positions[i]`` of row ``i`` has its KV in ``slot_ids[i]``.
+
+    A row whose KV is cached already (a probe) writes the same values to its own slot again.
+    """
+
+    input_ids: Int32Array  # [num_rows]
+    positions: Int32Array  # [num_rows]
+    slot_ids: Int32Array  # [num_rows]
+    segments: Segments
+    sampling: Sampling
+    score_rows: Int32Array  # [num_scores] row whose logits score a known token
+    score_token_ids: Int32Array  # [num_scores] the token
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutput:
+    """What a step produced, in the order of ``Sampling.rows`` and ``score_rows``.
+
+    Logprobs are of the raw logits: before penalties, bias and temperature. ``logprobs`` is NaN where
+    none was wanted; the columns of ``top_*`` are sorted, likeliest first, and go up to the largest number
+    wanted. A token id of -1 means that the row's logits were not finite.
+    """
+
+    token_ids: Int32Array  # [num_samples]
+    logprobs: Float32Array  # [num_samples]
+    top_token_ids: Int32Array  # [num_samples, max_top]
+    top_logprobs: Float32Array  # [num_samples, max_top]
+    score_logprobs: Float32Array  # [num_scores]
+
+
+class ModelRunner(Protocol):
+    """Computes steps over a pool of KV slots. Knows nothing of requests, trees or text."""
+
+    @property
+    def num_slots(self) -> int:
+        """Slots in the KV pool."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_length(self) -> int:
+        """Most positions a sequence may have."""
+        ...
+
+    def execute(self, model_input: ModelInput) -> ModelOutput:
+        """Compute all rows, write their KV, sample and score."""
+        ...
+
+    def close(self) -> None:
+        """Free the pool and the weights."""
+        ...
