@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, TypeAlias, TypedDict
+from typing import Any, Literal, Self, TypeAlias, TypedDict, cast, get_args
 
 from ramet.errors import InvalidRequest
 
@@ -218,9 +218,9 @@ def as_role(value: object, field: str) -> Role:
     Raises:
         InvalidRequest: it does not.
     """
-    match value:
-        case "system" | "user" | "assistant":
-            return value
+    for role in get_args(Role):
+        if value == role:
+            return cast(Role, role)
     raise InvalidRequest(f"{field} must be system, user or assistant, got {value!r}")
 
 
@@ -265,11 +265,8 @@ class Prompt:
         """
         parts: list[Part] = []
         for index, message in enumerate(messages):
-            role, content = message.get("role"), message.get("content")
-            if role not in ("system", "user", "assistant"):
-                raise InvalidRequest(
-                    f"messages[{index}].role must be system, user or assistant, got {role!r}"
-                )
+            role = as_role(message.get("role"), f"messages[{index}].role")
+            content = message.get("content")
             if not isinstance(content, str):
                 raise InvalidRequest(f"messages[{index}].content must be a string")
             parts += [RoleBegin(role), Text(content), RoleEnd(role)]

@@ -12,7 +12,8 @@ class RopeScaling:
 
     ``linear`` divides positions by ``factor``. ``llama3`` (Llama 3.1 model card) keeps high
     frequencies, divides low ones and blends between. ``yarn`` (arXiv 2309.00071) ramps between both
-    and scales the magnitudes by ``attention_factor``. ``tensor`` is GGUF's ``rope_freqs.weight``: one divisor per frequency.
+    and scales the magnitudes by ``attention_factor``. ``tensor`` is GGUF's
+    ``rope_freqs.weight``: one divisor per frequency.
     """
 
     kind: Literal["linear", "llama3", "yarn", "tensor"]
