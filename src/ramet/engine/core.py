@@ -1,0 +1,158 @@
+"""The engine core: messages in, outputs out, one step at a time. No threads, no text, no tensors."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+
+from ramet.config import SchedulerConfig
+from ramet.engine.inputs import build_model_input
+from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Message, Output, Reply, Shutdown
+from ramet.errors import EngineError, InvalidRequest, PromptTooLong, RametError, RequestAborted
+from ramet.model_io import ModelRunner
+from ramet.radix import PrefixCache
+from ramet.scheduler.request import Request, RequestOutput
+from ramet.scheduler.scheduler import Scheduler
+from ramet.scheduler.stats import EngineStats
+from ramet.scheduler.stop import StopChecker
+from ramet.tokenizer.vocab import Vocab
+
+logger = logging.getLogger(__name__)
+
+
+class EngineCore:
+    """Schedules requests over one model runner."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        config: SchedulerConfig,
+        *,
+        vocab: Vocab | None = None,
+        eos_token_ids: Collection[int] = (),
+        enable_prefix_cache: bool = True,
+    ) -> None:
+        self._runner = runner
+        self._vocab = vocab
+        self._eos_token_ids = eos_token_ids
+        self.cache = PrefixCache(runner.num_slots, reuse=enable_prefix_cache)
+        self._enable_prefix_cache = enable_prefix_cache
+        self.scheduler = Scheduler(self.cache, config)
+        self._arrivals = itertools.count()
+        self.max_sequence_tokens = min(runner.context_length, runner.num_slots)
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one step: the loop a reader should meet first."""
+        batch = self.scheduler.schedule()
+        if batch is None:
+            return []
+        try:
+            output = self._runner.execute(build_model_input(batch))
+        except Exception as error:  # whatever a kernel raises must not take the engine along
+            logger.exception("a step of %d rows failed", batch.num_rows)
+            failure = EngineError(f"the step that computed this request failed: {error}")
+            return self.scheduler.fail([request.request_id for request in batch.requests], failure)
+        return self.scheduler.update(batch, output)
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def handle(self, message: Message) -> list[Output]:
+        """Take a message; what can be answered at once is."""
+        match message:
+            case AddRequest():
+                try:
+                    return [*self._add(message)]
+                except RametError as error:
+                    return [RequestOutput(request_id=message.request_id, finish_reason="error", error=error)]
+            case Abort():
+                error = RequestAborted("the request was aborted")
+                return [*self.scheduler.fail(message.request_ids, error)]
+            case FlushCache():
+                self.cache.flush()
+                return [Reply(message.call_id, self.cache.num_free == self.cache.num_slots)]
+            case GetStats():
+                return [Reply(message.call_id, self.stats())]
+            case Shutdown():
+                return [*self.fail_all(RequestAborted("the engine is shutting down"))]
+
+    def stats(self) -> EngineStats:
+        return self.scheduler.stats()
+
+    def fail_all(self, error: RametError) -> list[RequestOutput]:
+        """End every request with an error."""
+        return self.scheduler.fail(self.scheduler.request_ids(), error)
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _add(self, message: AddRequest) -> list[RequestOutput]:
+        params = message.params
+        room = self._room_after(message.token_ids, message.score_from)
+        if room == 0 and params.max_tokens > 0 and message.score_from is None:
+            raise PromptTooLong(
+                f"the prompt's {len(message.token_ids)} tokens leave no room to generate: "
+                f"a sequence may have {self.max_sequence_tokens}"
+            )
+        if params.max_tokens > room:
+            params = replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
+        if message.score_from is not None and len(message.token_ids) == 1:  # nothing stands before it
+            return [
+                RequestOutput(
+                    request_id=message.request_id,
+                    token_ids=message.token_ids,
+                    logprobs=[None],
+                    finish_reason="length",
+                )
+            ]
+        self.scheduler.add(
+            Request(
+                message.request_id,
+                list(message.token_ids),
+                params,
+                stop_checker=StopChecker(params, self._eos_token_ids, self._vocab),
+                seed=message.seed,
+                # Without prefix cache each group of requests that were made together has a tree of its own.
+                namespace=message.namespace if self._enable_prefix_cache else _group(message.request_id),
+                client_id=message.client_id,
+                arrival=next(self._arrivals),
+                score_from=message.score_from,
+            )
+        )
+        return []
+
+    def _room_after(self, token_ids: list[int], score_from: int | None) -> int:
+        """How many tokens may follow a prompt.
+
+        Raises:
+            InvalidRequest: no tokens, or a token id outside the vocabulary.
+            PromptTooLong: more tokens than the context or the KV pool holds.
+        """
+        runner = self._runner
+        if not token_ids:
+            raise InvalidRequest("prompt must not be empty")
+        lowest, highest = min(token_ids), max(token_ids)
+        if lowest < 0 or highest >= runner.vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise InvalidRequest(
+                f"prompt token id {wrong} is outside the vocabulary of {runner.vocab_size} tokens"
+            )
+        needed = len(token_ids) if score_from is None else len(token_ids) - 1
+        if needed > runner.context_length:
+            raise PromptTooLong(
+                f"the prompt has {len(token_ids)} tokens, the model's context is {runner.context_length}"
+            )
+        if needed > runner.num_slots:
+            raise PromptTooLong(
+                f"the prompt has {len(token_ids)} tokens, the KV pool holds {runner.num_slots}; "
+                "raise max_kv_tokens"
+            )
+        return max(self.max_sequence_tokens - len(token_ids), 0)
+
+
+def _group(request_id: str) -> str:
+    """What the branches of one call have in common: ``7.0`` and ``7.1`` belong to ``7``."""
+    return request_id.rpartition(".")[0] or request_id

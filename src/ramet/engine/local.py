@@ -1,0 +1,261 @@
+"""The engine as a language backend: text in, text out, over a core in this process.
+
+Encoding, detokenizing and waiting happen here, on whatever event loop the caller runs; the core
+runs in its thread. Outputs of a step cross threads once per loop, not once per request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+from ramet.engine.completions import Collector, Scorer
+from ramet.engine.core import EngineCore
+from ramet.engine.core_thread import CoreThread
+from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Output, Reply, Shutdown
+from ramet.errors import EngineDead, InvalidRequest
+from ramet.scheduler.request import RequestOutput
+from ramet.scheduler.stats import EngineStats
+from ramet.scheduler.stop import compile_stop_patterns
+from ramet.tokenizer.tokenizer import Tokenizer
+from ramet.types import MAX_SEED, Chunk, Completion, Prompt, SamplingParams, Score
+
+MAX_BRANCHES = 1024
+"""Most completions, or scored continuations, of one prompt."""
+
+logger = logging.getLogger(__name__)
+
+
+class LocalBackend:
+    """Satisfies `ramet.backend.Backend`. Safe to use from many threads and event loops."""
+
+    def __init__(self, tokenizer: Tokenizer, core: EngineCore, *, seed: int = 0) -> None:
+        self._tokenizer = tokenizer
+        self._call_ids = itertools.count()
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()  # guards what follows
+        self._receivers: dict[str, tuple[asyncio.AbstractEventLoop, Callable[[RequestOutput], None]]] = {}
+        self._replies: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[EngineStats | bool]]] = {}
+        self._dead: EngineDead | None = None
+        self._thread = CoreThread(core, self._on_outputs, self._on_death)
+
+    # -------------------------------------------------------------------------------- the backend
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> list[Completion]:
+        collectors = self._collectors(self._encode(prompt), params)
+        await self._collect(collectors)
+        return [collector.completion() for collector in collectors.values()]
+
+    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncIterator[Chunk]:
+        collectors = self._collectors(self._encode(prompt), params)
+        arrived: asyncio.Queue[RequestOutput] = asyncio.Queue()
+        unfinished = len(collectors)
+        with self._submitted((collector.message for collector in collectors.values()), arrived.put_nowait):
+            while unfinished:
+                output = await arrived.get()
+                if output.error is not None:
+                    raise output.error
+                unfinished -= output.finish_reason is not None
+                yield collectors[output.request_id].chunk(output)
+
+    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+        if not continuations or len(continuations) > MAX_BRANCHES:
+            raise InvalidRequest(
+                f"continuations must be 1 to {MAX_BRANCHES} strings, got {len(continuations)}"
+            )
+        token_ids = self._encode(prompt) if prompt.parts else self._tokenizer.encode_prompt(prompt)
+        call_id = next(self._call_ids)
+        scorers: dict[str, Scorer] = {}
+        for index, text in enumerate(continuations):
+            if not isinstance(text, str) or not text:
+                raise InvalidRequest(f"continuations[{index}] must be a non-empty string")
+            tail = self._tokenizer.encode_continuation(text)
+            message = AddRequest(
+                request_id=f"{call_id}.{index}",
+                token_ids=token_ids + tail,
+                params=SamplingParams(max_tokens=0),
+                seed=0,
+                score_from=len(token_ids),
+            )
+            scorers[message.request_id] = Scorer(message, text, len(token_ids))
+        await self._collect(scorers)
+        return [scorer.score() for scorer in scorers.values()]
+
+    async def cache_prefix(self, prompt: Prompt) -> None:
+        await self.generate(prompt, SamplingParams(max_tokens=0))
+
+    def render(self, prompt: Prompt) -> str:
+        return self._tokenizer.render(prompt)
+
+    # ------------------------------------------------------------------------------------- control
+
+    async def stats(self) -> EngineStats:
+        """The counters since the engine started."""
+        value = await self._call(GetStats(next(self._call_ids)))
+        assert isinstance(value, EngineStats)
+        return value
+
+    async def flush_cache(self) -> bool:
+        """Drop all cached KV that no request holds; true if every slot is free now."""
+        return bool(await self._call(FlushCache(next(self._call_ids))))
+
+    def shutdown(self) -> None:
+        """Abort what runs and stop the core. May be called more than once."""
+        with self._lock:
+            if self._dead is not None:
+                return
+            self._dead = EngineDead("the engine has been shut down")
+        self._thread.send(Shutdown())
+        self._thread.join()
+
+    # ----------------------------------------------------------------------------------- internals
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        token_ids = self._tokenizer.encode_prompt(prompt)
+        if not token_ids:
+            raise InvalidRequest("prompt must not be empty")
+        return token_ids
+
+    def _collectors(self, token_ids: list[int], params: SamplingParams) -> dict[str, Collector]:
+        """One request per completion; together they are branches of one prompt in the radix tree."""
+        if params.n > MAX_BRANCHES:
+            raise InvalidRequest(f"n must be at most {MAX_BRANCHES}, got {params.n}")
+        for token_id in params.stop_token_ids:
+            if token_id >= self._tokenizer.vocab_size:
+                raise InvalidRequest(
+                    f"stop_token_ids: {token_id} is outside the vocabulary of {self._tokenizer.vocab_size}"
+                )
+        compile_stop_patterns(params)  # a bad pattern is refused here, not in the core
+        call_id = next(self._call_ids)
+        with self._lock:
+            seed = self._random.randrange(MAX_SEED) if params.seed is None else params.seed
+        single = replace(params, n=1)
+        collectors = {}
+        for index in range(params.n):
+            message = AddRequest(
+                request_id=f"{call_id}.{index}",
+                token_ids=token_ids,
+                params=single,
+                seed=(seed + index * 0x9E3779B97F4A7C15) % 2**64,
+            )
+            collectors[message.request_id] = Collector(message, index, self._tokenizer.vocab)
+        return collectors
+
+    @contextmanager
+    def _submitted(
+        self, messages: Iterable[AddRequest], on_output: Callable[[RequestOutput], None]
+    ) -> Iterator[None]:
+        """Submit requests; ``on_output`` is called on this loop. Leaving early aborts what still runs."""
+        loop = asyncio.get_running_loop()
+        request_ids = []
+        with self._lock:
+            self._check_alive()
+            for message in messages:
+                request_ids.append(message.request_id)
+                self._receivers[message.request_id] = (loop, on_output)
+                self._thread.send(message)
+        try:
+            yield
+        finally:
+            with self._lock:
+                unfinished = [name for name in request_ids if self._receivers.pop(name, None) is not None]
+            if unfinished:
+                self._thread.send(Abort(unfinished))
+
+    async def _collect(self, receivers: Mapping[str, Collector | Scorer]) -> None:
+        """Submit requests and wait until all have ended, or one has failed."""
+        done = asyncio.get_running_loop().create_future()
+        unfinished = set(receivers)
+
+        def on_output(output: RequestOutput) -> None:
+            if done.done():
+                return
+            if output.error is not None:
+                done.set_exception(output.error)
+                return
+            receivers[output.request_id].take(output)
+            if output.finish_reason is not None:
+                unfinished.discard(output.request_id)
+                if not unfinished:
+                    done.set_result(None)
+
+        with self._submitted((receiver.message for receiver in receivers.values()), on_output):
+            await done
+
+    async def _call(self, message: FlushCache | GetStats) -> EngineStats | bool:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[EngineStats | bool] = loop.create_future()
+        with self._lock:
+            self._check_alive()
+            self._replies[message.call_id] = (loop, future)
+            self._thread.send(message)
+        return await future
+
+    def _check_alive(self) -> None:
+        if self._dead is not None:
+            raise EngineDead(str(self._dead)) from self._dead.__cause__
+
+    # ------------------------------------------------------------------- called on the core's thread
+
+    def _on_outputs(self, outputs: list[Output]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
+        with self._lock:
+            for output in outputs:
+                if isinstance(output, Reply):
+                    loop, future = self._replies.pop(output.call_id)
+                    by_loop.setdefault(loop, []).append(partial(_set_result, future, output.value))
+                    continue
+                receiver = self._receivers.get(output.request_id)
+                if receiver is None:
+                    continue  # given up: its abort is on the way
+                if output.finish_reason is not None:
+                    del self._receivers[output.request_id]
+                loop, on_output = receiver
+                by_loop.setdefault(loop, []).append(partial(on_output, output))
+        for loop, calls in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_call_all, calls)
+            except RuntimeError:  # the loop was closed under its requests
+                self._abandon(loop)
+
+    def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            lost = [name for name, (owner, _) in self._receivers.items() if owner is loop]
+            for name in lost:
+                del self._receivers[name]
+        if lost:
+            logger.warning("aborting %d requests whose event loop was closed", len(lost))
+            self._thread.send(Abort(lost))
+
+    def _on_death(self, death: EngineDead) -> None:
+        with self._lock:
+            self._dead = death
+            request_ids = list(self._receivers)
+            replies, self._replies = self._replies, {}
+        self._on_outputs(
+            [RequestOutput(request_id=name, finish_reason="error", error=death) for name in request_ids]
+        )
+        for loop, future in replies.values():
+            loop.call_soon_threadsafe(_set_exception, future, death)
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _set_result(future: asyncio.Future[EngineStats | bool], value: EngineStats | bool) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _set_exception(future: asyncio.Future[EngineStats | bool], error: EngineDead) -> None:
+    if not future.done():
+        future.set_exception(error)

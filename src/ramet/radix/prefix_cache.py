@@ -1,0 +1,238 @@
+"""The KV cache as requests see it: the radix tree with slots, and paths in it.
+
+Every slot is free or belongs to one node. Admitting a request inserts all its tokens at once, as nodes
+whose KV is *pending*, so a request that arrives a moment later finds them and computes nothing
+twice. A request holds a `Path`; its tail is where its tokens end, always at the end of a node.
+
+Invariants, verified by `PrefixCache.check` besides those of the tree:
+- every token of every node has a slot; free + in tree == all, without overlap;
+- a node has computed tokens only if its parent is computed whole;
+- tokens that are not computed are on some request's path (a locked node).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from ramet.model_io import Int32Array
+from ramet.radix.slots import SlotAllocator
+from ramet.radix.tree import Node, RadixTree
+from ramet.radix.vector import Int32Vector, common_prefix_length
+
+
+class KVSpan:
+    """What a node carries: the slots of its tokens, and how many of them hold computed KV."""
+
+    __slots__ = ("_slots", "num_computed", "num_tails")
+
+    def __init__(self, slots: Int32Array, num_computed: int = 0) -> None:
+        self._slots = Int32Vector(slots)
+        self.num_computed = num_computed
+        self.num_tails = 0  # paths that end at this node
+
+    @property
+    def slots(self) -> Int32Array:
+        return self._slots.view
+
+    def split(self, index: int) -> KVSpan:
+        head = KVSpan(self._slots.split(index).view, min(self.num_computed, index))
+        self.num_computed = max(self.num_computed - index, 0)
+        return head
+
+    def extend(self, slots: Int32Array) -> None:
+        self._slots.extend(slots)
+
+    def prepend(self, head: KVSpan) -> None:
+        """Take over the slots of a computed parent."""
+        self._slots.prepend(head.slots)
+        self.num_computed += head.num_computed
+
+
+KVNode: TypeAlias = Node[KVSpan]
+
+
+def span_of(node: KVNode) -> KVSpan:
+    """The payload of a node that is not a root."""
+    assert node.payload is not None, node
+    return node.payload
+
+
+@dataclass(slots=True)
+class Path:
+    """A request's place in the tree. It holds a lock on everything up to ``tail``."""
+
+    tail: KVNode
+    num_matched: int  # tokens that were there already when the path was admitted
+
+    @property
+    def length(self) -> int:
+        return self.tail.end
+
+
+class PrefixCache:
+    """Slots and tree for requests. All decisions about memory are made here."""
+
+    def __init__(self, num_slots: int, *, reuse: bool = True) -> None:
+        """``reuse=False`` keeps nothing after the last request of a namespace has left."""
+        self._slots = SlotAllocator(num_slots)
+        self._tree: RadixTree[KVSpan] = RadixTree()
+        self._reuse = reuse
+        self.num_evicted_tokens = 0
+
+    @property
+    def num_slots(self) -> int:
+        return self._slots.num_slots
+
+    @property
+    def num_free(self) -> int:
+        return self._slots.num_free
+
+    @property
+    def num_available(self) -> int:
+        """Slots that are free or can be made free by evicting."""
+        return self._slots.num_free + self._tree.num_unlocked_tokens
+
+    def match_length(self, token_ids: Int32Array, namespace: str) -> int:
+        """How many leading tokens the tree holds, computed or pending. Changes nothing."""
+        return self._tree.match(token_ids, namespace).length
+
+    # -------------------------------------------------------------------------------------- paths
+
+    def admit(self, token_ids: Int32Array, namespace: str, *, reserve: int = 0) -> Path | None:
+        """Insert a request's tokens and lock their path.
+
+        ``None`` if that would leave fewer than ``reserve`` slots available; nothing is locked then.
+        """
+        tree = self._tree
+        match = tree.match(token_ids, namespace)
+        node = match.node
+        if 0 < match.offset < len(node):
+            node = tree.split(node, match.offset)
+        matched = match.length
+        if matched:
+            tree.lock(node)
+        missing = len(token_ids) - matched
+        if missing + reserve > self.num_available:
+            if matched:
+                tree.unlock(node)
+            return None
+        if missing:
+            slots = self._allocate(missing)
+            assert slots is not None
+            parent = node if matched else tree.root(namespace)
+            node = tree.add_child(parent, token_ids[matched:], KVSpan(slots))
+            if matched:
+                tree.lock_child(node)
+            else:
+                tree.lock(node)
+        span_of(node).num_tails += 1
+        return Path(node, matched)
+
+    def extend(self, path: Path, token_ids: Sequence[int]) -> bool:
+        """Lengthen a path by new tokens, following nodes that hold them already.
+
+        False if slots ran out; the tokens inserted until then stay (``path.length`` tells).
+        """
+        tree = self._tree
+        rest = np.asarray(token_ids, dtype=np.int32)
+        while len(rest):
+            tail = path.tail
+            child = tail.children.get(int(rest[0]))
+            if child is not None:
+                matched = common_prefix_length(child.key, rest)
+                self._move_tail(path, child if matched == len(child) else tree.split(child, matched))
+                rest = rest[matched:]
+                continue
+            slots = self._allocate(len(rest))
+            if slots is None:
+                return False
+            if not tail.children and span_of(tail).num_tails == 1:
+                tree.append(tail, rest)
+                span_of(tail).extend(slots)
+            else:
+                self._move_tail(path, tree.add_child(tail, rest, KVSpan(slots)))
+            break
+        return True
+
+    def release(self, path: Path) -> None:
+        """Let a path go. Computed tokens stay as evictable cache; pending ones nobody else needs are freed."""
+        tree = self._tree
+        span_of(path.tail).num_tails -= 1
+        tree.unlock(path.tail)
+        node: KVNode | None = path.tail
+        while node is not None and not node.is_root and node.lock_count == 0 and not node.children:
+            parent, span = node.parent, span_of(node)
+            kept = span.num_computed if self._reuse else 0
+            if kept == len(node):
+                break
+            if kept:
+                tree.split(node, kept)
+            self._slots.free(tree.remove(node).slots)
+            node = parent
+
+    def mark_computed(self, node: KVNode, num_computed: int) -> None:
+        """The first ``num_computed`` tokens of a node have their KV now."""
+        span = span_of(node)
+        assert span.num_computed <= num_computed <= len(node), (span.num_computed, num_computed, node)
+        span.num_computed = num_computed
+
+    def flush(self) -> int:
+        """Evict everything that no request holds; returns the number of tokens evicted."""
+        before = self.num_evicted_tokens
+        self._evict(self._tree.num_unlocked_tokens)
+        return self.num_evicted_tokens - before
+
+    # ------------------------------------------------------------------------------------ internals
+
+    def _move_tail(self, path: Path, child: KVNode) -> None:
+        """Let a path end at a child of its tail."""
+        old = path.tail
+        self._tree.lock_child(child)
+        span_of(old).num_tails -= 1
+        span_of(child).num_tails += 1
+        path.tail = child
+        # Requests that generate the same tokens in step would leave a chain of one-token nodes behind.
+        head, mergeable = span_of(old), len(old.children) == 1 and old.lock_count == child.lock_count
+        if mergeable and head.num_tails == 0 and head.num_computed == len(old):
+            span_of(child).prepend(head)
+            self._tree.merge_into_child(old)
+
+    def _allocate(self, count: int) -> Int32Array | None:
+        if count > self._slots.num_free:
+            self._evict(count - self._slots.num_free)
+            if count > self._slots.num_free:
+                return None
+        return self._slots.allocate(count)
+
+    def _evict(self, num_tokens: int) -> None:
+        for span in self._tree.evict(num_tokens):
+            self._slots.free(span.slots)
+            self.num_evicted_tokens += len(span.slots)
+
+    # ------------------------------------------------------------------------------------- checking
+
+    def check(self) -> None:
+        """Verify the invariants of tree and slots; for tests.
+
+        Raises:
+            AssertionError: one does not hold.
+        """
+        self._tree.check()
+        held = [self._slots.free_slots()]
+        for node in self._tree.nodes():
+            span = span_of(node)
+            assert len(span.slots) == len(node), (len(span.slots), node)
+            assert 0 <= span.num_computed <= len(node), (span.num_computed, node)
+            assert node.lock_count > 0 or span.num_computed == len(node), f"{node} is pending and unlocked"
+            assert node.lock_count >= span.num_tails, (node, span.num_tails)
+            parent = node.parent
+            if span.num_computed and parent is not None and not parent.is_root:
+                assert span_of(parent).num_computed == len(parent), f"{node} is computed, its parent is not"
+            held.append(span.slots)
+        slots = np.sort(np.fromiter(itertools.chain.from_iterable(held), dtype=np.int32))
+        assert np.array_equal(slots, np.arange(self.num_slots)), "a slot is lost or held twice"

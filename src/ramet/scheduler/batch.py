@@ -1,0 +1,196 @@
+"""What one step computes: spans of tree nodes in depth-first order, and the points where logits are wanted.
+
+A `Batch` is a decision in terms of nodes and requests; `ramet.engine.inputs` turns it into arrays. It is
+built by asking, for one request after another, for what its path still lacks; work that an earlier
+request of the same step asked for already is shared and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ramet.radix import KVNode, span_of
+from ramet.scheduler.request import Request
+
+
+@dataclass(slots=True)
+class NodeRows:
+    """The rows of one node in this step: a stretch of tokens to compute, and probes before it.
+
+    A probe is a token whose KV is there, computed once more because its logits are wanted.
+    """
+
+    node: KVNode
+    begin: int  # the stretch, as offsets into the node
+    end: int
+    probes: list[int] = field(default_factory=list)  # offsets, sorted when the batch is built
+    first_row: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.probes) + self.end - self.begin
+
+    def row_of(self, offset: int) -> int:
+        """The row of a token, known once the batch is built."""
+        if offset >= self.begin:
+            return self.first_row + len(self.probes) + offset - self.begin
+        return self.first_row + self.probes.index(offset)
+
+
+@dataclass(slots=True)
+class Visit:
+    """A node in depth-first order. The rows at and below it are ``first_row .. end_row - 1``."""
+
+    node: KVNode
+    rows: NodeRows | None  # None if only nodes below it have rows
+    parent: int  # index of the parent's visit; -1 at the top
+    first_row: int
+    end_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogitsPoint:
+    """A row whose logits a request wants: to sample its next token, or to score a known one."""
+
+    request: Request
+    row: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step."""
+
+    visits: list[Visit]
+    num_rows: int
+    num_prompt_rows: int
+    requests: list[Request]  # all that take part
+    samples: list[LogitsPoint] = field(default_factory=list)
+    scores: list[LogitsPoint] = field(default_factory=list)
+    cached: list[Request] = field(default_factory=list)  # only wanted their prompt computed, and have it now
+
+    def computed(self) -> Iterator[tuple[KVNode, int]]:
+        """Every node that gains KV, parents first, and how many of its tokens will then have it."""
+        for visit in self.visits:
+            if visit.rows is not None and visit.rows.end > visit.rows.begin:
+                yield visit.node, visit.rows.end
+
+
+class BatchBuilder:
+    """Collects the work of one step under a budget of rows."""
+
+    def __init__(self, max_rows: int) -> None:
+        self.budget = max_rows
+        self._num_prompt_rows = 0
+        self._rows: dict[KVNode, NodeRows] = {}
+        self._points: list[tuple[Request, KVNode, int]] = []  # request, node, position
+        self._requests: list[Request] = []
+
+    def add(self, request: Request) -> None:
+        """Plan as much of a request's work as the budget allows. Its path must be complete."""
+        path = request.path
+        assert path is not None and path.length == request.num_path_tokens, (path, request.num_path_tokens)
+        self._requests.append(request)
+        computed_end = self._plan_spans(request, path.tail)
+        node = path.tail
+        nodes = [node]
+        while node.start > request.logits_cursor and node.parent is not None:
+            node = node.parent
+            nodes.append(node)
+        for position in range(request.logits_cursor, computed_end):
+            while position >= nodes[-1].end:
+                nodes.pop()
+            if not self._ensure_row(request, nodes[-1], position - nodes[-1].start):
+                break
+            self._points.append((request, nodes[-1], position))
+
+    def _plan_spans(self, request: Request, tail: KVNode) -> int:
+        """Plan the uncomputed part of a path, top down; returns the position it is computed to then."""
+        pending = []
+        node: KVNode | None = tail
+        while node is not None and not node.is_root and span_of(node).num_computed < len(node):
+            pending.append(node)
+            node = node.parent
+        for node in reversed(pending):
+            rows = self._rows_of(node)
+            count = min(self.budget, len(node) - rows.end)
+            self._count_prompt_rows(request, node.start + rows.end, count)
+            rows.end += count
+            self.budget -= count
+            if rows.end < len(node):
+                return node.start + rows.end
+        return tail.end
+
+    def _ensure_row(self, request: Request, node: KVNode, offset: int) -> bool:
+        """Make sure a token has a row in this step: a planned one, or a probe if the budget has room."""
+        rows = self._rows_of(node)
+        if rows.begin <= offset < rows.end or offset in rows.probes:
+            return True
+        if self.budget == 0:
+            return False
+        rows.probes.append(offset)
+        self._count_prompt_rows(request, node.start + offset, 1)
+        self.budget -= 1
+        return True
+
+    def _count_prompt_rows(self, request: Request, position: int, count: int) -> None:
+        self._num_prompt_rows += max(0, min(position + count, request.num_prompt_tokens) - position)
+
+    def _rows_of(self, node: KVNode) -> NodeRows:
+        rows = self._rows.get(node)
+        if rows is None:
+            computed = span_of(node).num_computed
+            rows = self._rows[node] = NodeRows(node, computed, computed)
+        return rows
+
+    def build(self) -> Batch | None:
+        """Lay the rows out in depth-first order; ``None`` if there is nothing to do."""
+        visits, num_rows = self._depth_first()
+        if num_rows == 0:
+            return None
+        batch = Batch(visits, num_rows, self._num_prompt_rows, self._requests)
+        for request, node, position in self._points:
+            point = LogitsPoint(request, self._rows[node].row_of(position - node.start), position)
+            if request.score_from is not None:
+                batch.scores.append(point)
+            elif request.params.max_tokens > 0:
+                batch.samples.append(point)
+            else:
+                batch.cached.append(request)
+        return batch
+
+    def _depth_first(self) -> tuple[list[Visit], int]:
+        children: dict[KVNode, list[KVNode]] = {}
+        tops: list[KVNode] = []
+        for node, rows in self._rows.items():
+            if rows.num_rows == 0 or node in children:
+                continue
+            children[node] = []
+            while (parent := node.parent) is not None and not parent.is_root:
+                siblings = children.get(parent)
+                if siblings is not None:
+                    siblings.append(node)
+                    break
+                children[parent] = [node]
+                node = parent
+            else:
+                tops.append(node)
+        visits: list[Visit] = []
+        num_rows = 0
+        stack = [(node, -1) for node in reversed(tops)]
+        while stack:
+            node, parent_index = stack.pop()
+            node_rows = self._rows.get(node)
+            visits.append(Visit(node, node_rows, parent_index, num_rows))
+            if node_rows is not None:
+                node_rows.probes.sort()
+                node_rows.first_row = num_rows
+                num_rows += node_rows.num_rows
+            visits[-1].end_row = num_rows
+            stack.extend((child, len(visits) - 1) for child in reversed(children[node]))
+        for visit in reversed(visits):
+            if visit.parent >= 0:
+                above = visits[visit.parent]
+                above.end_row = max(above.end_row, visit.end_row)
+        return visits, num_rows

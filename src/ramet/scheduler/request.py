@@ -1,0 +1,120 @@
+"""One request while it is in the engine: the only mutable object per request, and what it puts out."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+import numpy as np
+
+from ramet.errors import RametError
+from ramet.model_io import Int32Array
+from ramet.radix import Path
+from ramet.scheduler.stop import Stop, StopChecker
+from ramet.types import FinishReason, SamplingParams
+
+
+class Status(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class RawLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """The logprob of one token, and the likeliest alternatives, likeliest first."""
+
+    logprob: float
+    top_token_ids: list[int]
+    top_logprobs: list[float]
+
+
+class RequestOutput(msgspec.Struct, kw_only=True):
+    """What one step added to one request. Exactly one output of a request carries ``finish_reason``.
+
+    ``releasable_text`` is the number of characters that may be shown so far (``None``: all); in the last
+    output it is the length of the final text. ``hide_last_token`` says that the last token is a stop token,
+    which is not part of the text. ``error`` goes with ``finish_reason == "error"`` (or "abort").
+    """
+
+    request_id: str
+    token_ids: list[int] = []
+    logprobs: list[RawLogprob | None] = []
+    releasable_text: int | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    hide_last_token: bool = False
+    num_cached_tokens: int = 0
+    error: RametError | None = None
+
+
+class Request:
+    """A prompt that is continued, or a continuation that is scored.
+
+    ``token_ids`` are prompt and output; ``path`` says how many of them stand in the tree. The *logits
+    cursor* is the next position whose logits are wanted: of the last token to sample another one, of each
+    token before a scored one.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        token_ids: list[int],
+        params: SamplingParams,
+        *,
+        stop_checker: StopChecker,
+        seed: int,
+        namespace: str = "",
+        client_id: str = "",
+        arrival: int = 0,
+        score_from: int | None = None,
+    ) -> None:
+        assert score_from is None or 0 <= score_from < len(token_ids), (score_from, len(token_ids))
+        self.request_id = request_id
+        self.params = params
+        self.token_ids = token_ids
+        self.num_prompt_tokens = len(token_ids)
+        self.seed = seed
+        self.namespace = namespace
+        self.client_id = client_id
+        self.arrival = arrival
+        self.score_from = score_from  # position of the first token to score; None = generate
+        self.status = Status.WAITING
+        self.path: Path | None = None
+        self.queued_at_step = 0
+        self.was_admitted = False
+        self.num_cached_tokens = 0
+        self.stop_checker = stop_checker
+        self.output_counts: dict[int, int] = {}  # only kept while penalties are in force
+        self._counts_outputs = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+        if score_from is not None:
+            self.logits_cursor = max(score_from - 1, 0)
+        else:
+            self.logits_cursor = len(token_ids) - 1
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_path_tokens(self) -> int:
+        """Tokens whose KV is needed. Nothing follows the last token of a scored continuation."""
+        return len(self.token_ids) - 1 if self.score_from is not None else len(self.token_ids)
+
+    @property
+    def penalizes(self) -> bool:
+        return self._counts_outputs or self.params.repetition_penalty != 1.0
+
+    def path_tokens(self) -> Int32Array:
+        return np.asarray(self.token_ids[: self.num_path_tokens], dtype=np.int32)
+
+    def append(self, token_id: int) -> Stop | None:
+        """Take one more output token, sampled or forced: the only way tokens are added.
+
+        Raises:
+            InvalidRequest: a stop regex is too slow on this output.
+        """
+        self.token_ids.append(token_id)
+        self.logits_cursor = len(self.token_ids) - 1
+        if self._counts_outputs:
+            self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
+        return self.stop_checker.append(token_id)

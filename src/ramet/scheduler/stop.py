@@ -1,0 +1,121 @@
+"""When a request's output ends: EOS, stop tokens, stop strings and regexes, length.
+
+Stop strings and stop regexes are one mechanism: patterns searched for in the decoded output. Partial matches
+at its end say how much text a stream must hold back, because a stop may still claim it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import regex
+
+from ramet.errors import InvalidRequest
+from ramet.tokenizer.detokenizer import Detokenizer
+from ramet.tokenizer.vocab import Vocab
+from ramet.types import FinishReason, SamplingParams
+
+MATCH_TIMEOUT_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a request ended. ``text_limit`` is the length its text is cut to, if a pattern ended it."""
+
+    finish_reason: FinishReason
+    stop_reason: str | int | None = None
+    text_limit: int | None = None
+
+
+def compile_stop_patterns(params: SamplingParams) -> list[tuple[str, regex.Pattern[str]]]:
+    """The stop strings and regexes of a request as (what the user wrote, pattern).
+
+    Raises:
+        InvalidRequest: a stop regex does not compile, or matches the empty string.
+    """
+    patterns = [(text, regex.compile(regex.escape(text))) for text in params.stop]
+    for source in params.stop_regex:
+        try:
+            pattern = regex.compile(source)
+        except regex.error as error:
+            raise InvalidRequest(f"stop_regex {source!r} does not compile: {error}") from error
+        if pattern.fullmatch(""):
+            raise InvalidRequest(f"stop_regex {source!r} matches the empty string")
+        patterns.append((source, pattern))
+    return patterns
+
+
+class StopChecker:
+    """Watches the output of one request, token by token."""
+
+    def __init__(self, params: SamplingParams, eos_token_ids: Collection[int], vocab: Vocab | None) -> None:
+        self._params = params
+        self._eos = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
+        self._patterns = compile_stop_patterns(params)
+        self._num_tokens = 0
+        self._text = ""
+        self._search_from = 0  # text before this can no longer be part of a match
+        self._detokenizer: Detokenizer | None = None
+        if self._patterns:
+            if vocab is None:
+                raise InvalidRequest("stop strings need a tokenizer")
+            self._detokenizer = Detokenizer(vocab)
+
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """Tokens that may not be drawn next, because ``min_tokens`` is not reached."""
+        if self._num_tokens >= self._params.min_tokens:
+            return frozenset()
+        return self._eos | frozenset(self._params.stop_token_ids)
+
+    @property
+    def releasable_text(self) -> int | None:
+        """How many characters of the output no stop can claim any more; ``None`` means all of them."""
+        return self._search_from if self._patterns else None
+
+    def append(self, token_id: int) -> Stop | None:
+        """Take the next output token; says whether it ends the request.
+
+        Raises:
+            InvalidRequest: a stop regex takes too long on this output.
+        """
+        self._num_tokens += 1
+        if token_id in self._eos:
+            return Stop("stop")
+        if token_id in self._params.stop_token_ids:
+            return Stop("stop", token_id)
+        if self._detokenizer is not None:
+            self._text += self._detokenizer.append(token_id)
+            stop = self._search()
+            if stop is not None:
+                return stop
+        if self._num_tokens >= self._params.max_tokens:
+            return Stop("length")
+        return None
+
+    def _search(self) -> Stop | None:
+        if self._num_tokens < self._params.min_tokens:
+            self._search_from = len(self._text)
+            return None
+        held_from = len(self._text)
+        found: tuple[int, str] | None = None
+        for source, pattern in self._patterns:
+            try:
+                match = pattern.search(self._text, self._search_from, timeout=MATCH_TIMEOUT_SECONDS)
+                if match is None:
+                    match = pattern.search(
+                        self._text, self._search_from, partial=True, timeout=MATCH_TIMEOUT_SECONDS
+                    )
+                    if match is not None:
+                        held_from = min(held_from, match.start())
+                elif found is None or match.start() < found[0]:
+                    found = (match.start(), source)
+            except TimeoutError as error:
+                raise InvalidRequest(
+                    f"stop_regex {source!r} took more than {MATCH_TIMEOUT_SECONDS} s on the output"
+                ) from error
+        if found is not None:
+            return Stop("stop", found[1], found[0])
+        self._search_from = held_from
+        return None
