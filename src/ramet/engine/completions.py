@@ -105,7 +105,7 @@ def _token_logprobs(output: RequestOutput, vocab: Vocab) -> tuple[TokenLogprob, 
 
 def _token_logprob(token_id: int, raw: RawLogprob, vocab: Vocab) -> TokenLogprob:
     top = tuple(
-        TopLogprob(other, vocab.token_text(other), logprob)
+        TopLogprob(other, vocab.text(other), logprob)
         for other, logprob in zip(raw.top_token_ids, raw.top_logprobs, strict=True)
     )
-    return TokenLogprob(token_id, vocab.token_text(token_id), raw.logprob, top)
+    return TokenLogprob(token_id, vocab.text(token_id), raw.logprob, top)

@@ -69,8 +69,7 @@ class EngineCore:
                 except RametError as error:
                     return [RequestOutput(request_id=message.request_id, finish_reason="error", error=error)]
             case Abort():
-                error = RequestAborted("the request was aborted")
-                return [*self.scheduler.fail(message.request_ids, error)]
+                return [*self.scheduler.fail(message.request_ids, RequestAborted("the request was aborted"))]
             case FlushCache():
                 self.cache.flush()
                 return [Reply(message.call_id, self.cache.num_free == self.cache.num_slots)]

@@ -26,13 +26,13 @@ class CoreThread:
         self._core = core
         self._on_outputs = on_outputs
         self._on_death = on_death
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Message, ...]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ramet-engine-core", daemon=True)
         self._thread.start()
 
-    def send(self, message: Message) -> None:
-        """Queue a message for the next step. May be called from any thread."""
-        self._inbox.put(message)
+    def send(self, *messages: Message) -> None:
+        """Queue messages for the next step, all of them for the same one. May be called from any thread."""
+        self._inbox.put(messages)
 
     def join(self) -> None:
         """Wait for the loop to end after a `Shutdown`."""
@@ -55,12 +55,13 @@ class CoreThread:
         block = not self._core.has_work
         while True:
             try:
-                message = self._inbox.get(block=block)
+                messages = self._inbox.get(block=block)
             except queue.Empty:
                 return True
-            self._deliver(self._core.handle(message))
-            if isinstance(message, Shutdown):
-                return False
+            for message in messages:
+                self._deliver(self._core.handle(message))
+                if isinstance(message, Shutdown):
+                    return False
             block = False
 
     def _deliver(self, outputs: list[Output]) -> None:

@@ -7,11 +7,12 @@ runs in its thread. Outputs of a step cross threads once per loop, not once per 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import itertools
 import logging
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,7 @@ class LocalBackend:
         self._replies: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[EngineStats | bool]]] = {}
         self._dead: EngineDead | None = None
         self._thread = CoreThread(core, self._on_outputs, self._on_death)
+        atexit.register(self.shutdown)  # a thread inside a kernel must not outlive the interpreter
 
     # -------------------------------------------------------------------------------- the backend
 
@@ -57,7 +59,7 @@ class LocalBackend:
         collectors = self._collectors(self._encode(prompt), params)
         arrived: asyncio.Queue[RequestOutput] = asyncio.Queue()
         unfinished = len(collectors)
-        with self._submitted((collector.message for collector in collectors.values()), arrived.put_nowait):
+        with self._submitted(collectors, arrived.put_nowait):
             while unfinished:
                 output = await arrived.get()
                 if output.error is not None:
@@ -112,6 +114,7 @@ class LocalBackend:
             if self._dead is not None:
                 return
             self._dead = EngineDead("the engine has been shut down")
+        atexit.unregister(self.shutdown)
         self._thread.send(Shutdown())
         self._thread.join()
 
@@ -150,22 +153,19 @@ class LocalBackend:
 
     @contextmanager
     def _submitted(
-        self, messages: Iterable[AddRequest], on_output: Callable[[RequestOutput], None]
+        self, receivers: Mapping[str, Collector | Scorer], on_output: Callable[[RequestOutput], None]
     ) -> Iterator[None]:
         """Submit requests; ``on_output`` is called on this loop. Leaving early aborts what still runs."""
         loop = asyncio.get_running_loop()
-        request_ids = []
         with self._lock:
             self._check_alive()
-            for message in messages:
-                request_ids.append(message.request_id)
-                self._receivers[message.request_id] = (loop, on_output)
-                self._thread.send(message)
+            self._receivers.update(dict.fromkeys(receivers, (loop, on_output)))
+            self._thread.send(*(receiver.message for receiver in receivers.values()))
         try:
             yield
         finally:
             with self._lock:
-                unfinished = [name for name in request_ids if self._receivers.pop(name, None) is not None]
+                unfinished = [name for name in receivers if self._receivers.pop(name, None) is not None]
             if unfinished:
                 self._thread.send(Abort(unfinished))
 
@@ -186,7 +186,7 @@ class LocalBackend:
                 if not unfinished:
                     done.set_result(None)
 
-        with self._submitted((receiver.message for receiver in receivers.values()), on_output):
+        with self._submitted(receivers, on_output):
             await done
 
     async def _call(self, message: FlushCache | GetStats) -> EngineStats | bool:

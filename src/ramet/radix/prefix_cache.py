@@ -83,6 +83,7 @@ class PrefixCache:
         self._tree: RadixTree[KVSpan] = RadixTree()
         self._reuse = reuse
         self.num_evicted_tokens = 0
+        self.num_pending_tokens = 0  # tokens in the tree whose KV is not computed: the work there is
 
     @property
     def num_slots(self) -> int:
@@ -126,6 +127,7 @@ class PrefixCache:
             assert slots is not None
             parent = node if matched else tree.root(namespace)
             node = tree.add_child(parent, token_ids[matched:], KVSpan(slots))
+            self.num_pending_tokens += missing
             if matched:
                 tree.lock_child(node)
             else:
@@ -151,6 +153,7 @@ class PrefixCache:
             slots = self._allocate(len(rest))
             if slots is None:
                 return False
+            self.num_pending_tokens += len(rest)
             if not tail.children and span_of(tail).num_tails == 1:
                 tree.append(tail, rest)
                 span_of(tail).extend(slots)
@@ -160,7 +163,10 @@ class PrefixCache:
         return True
 
     def release(self, path: Path) -> None:
-        """Let a path go. Computed tokens stay as evictable cache; pending ones nobody else needs are freed."""
+        """Let a path go.
+
+        Computed tokens stay as evictable cache; pending ones that nobody else needs are freed.
+        """
         tree = self._tree
         span_of(path.tail).num_tails -= 1
         tree.unlock(path.tail)
@@ -172,13 +178,16 @@ class PrefixCache:
                 break
             if kept:
                 tree.split(node, kept)
-            self._slots.free(tree.remove(node).slots)
+            removed = tree.remove(node)
+            self._slots.free(removed.slots)
+            self.num_pending_tokens -= len(removed.slots) - removed.num_computed
             node = parent
 
     def mark_computed(self, node: KVNode, num_computed: int) -> None:
         """The first ``num_computed`` tokens of a node have their KV now."""
         span = span_of(node)
         assert span.num_computed <= num_computed <= len(node), (span.num_computed, num_computed, node)
+        self.num_pending_tokens -= num_computed - span.num_computed
         span.num_computed = num_computed
 
     def flush(self) -> int:
@@ -224,6 +233,7 @@ class PrefixCache:
         """
         self._tree.check()
         held = [self._slots.free_slots()]
+        num_pending = 0
         for node in self._tree.nodes():
             span = span_of(node)
             assert len(span.slots) == len(node), (len(span.slots), node)
@@ -234,5 +244,7 @@ class PrefixCache:
             if span.num_computed and parent is not None and not parent.is_root:
                 assert span_of(parent).num_computed == len(parent), f"{node} is computed, its parent is not"
             held.append(span.slots)
+            num_pending += len(node) - span.num_computed
+        assert self.num_pending_tokens == num_pending, (self.num_pending_tokens, num_pending)
         slots = np.sort(np.fromiter(itertools.chain.from_iterable(held), dtype=np.int32))
         assert np.array_equal(slots, np.arange(self.num_slots)), "a slot is lost or held twice"

@@ -18,6 +18,7 @@ from ramet.scheduler.policy import POLICIES
 from ramet.scheduler.request import RawLogprob, Request, RequestOutput, Status
 from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import Stop
+from ramet.types import FinishReason
 
 ADMISSION_RESERVE = 8
 """Slots kept for the next tokens of each running request when another one is admitted."""
@@ -75,15 +76,16 @@ class Scheduler:
 
     def schedule(self) -> Batch | None:
         """The next step, or ``None`` if nothing can be computed now."""
-        builder = BatchBuilder(self._max_batch_tokens)
         preempted = self._grow_running()
-        # Requests that need one row go first, so that a long prompt in chunks never holds up decoding.
+        if self._waiting and not preempted:
+            self._admit_waiting()
+        # The tree keeps its shape from here on. Requests that need one row go first, so that a long
+        # prompt computed in chunks never holds up decoding.
+        builder = BatchBuilder(self._max_batch_tokens)
         for request in sorted(self._running.values(), key=_needs_many_rows):
             if builder.budget == 0:
                 break
             builder.add(request)
-        if self._waiting and not preempted:
-            self._admit_waiting(builder)
         return builder.build()
 
     def _grow_running(self) -> bool:
@@ -101,10 +103,12 @@ class Scheduler:
         missing = request.num_path_tokens - path.length
         return missing == 0 or self._cache.extend(path, request.token_ids[path.length :])
 
-    def _admit_waiting(self, builder: BatchBuilder) -> None:
+    def _admit_waiting(self) -> None:
+        """Admit requests in the policy's order while the pending work does not fill a step."""
         order = self._policy(list(self._waiting.values()), self._cache, self._stats.steps)
         for request in order:
-            if builder.budget == 0 or len(self._running) >= self._max_running:
+            full = self._cache.num_pending_tokens >= self._max_batch_tokens
+            if full or len(self._running) >= self._max_running:
                 break
             reserve = min(ADMISSION_RESERVE * len(self._running), self._cache.num_slots // 4)
             path = self._cache.admit(request.path_tokens(), request.namespace, reserve=reserve)
@@ -118,7 +122,6 @@ class Scheduler:
             request.status = Status.RUNNING
             del self._waiting[request.request_id]
             self._running[request.request_id] = request
-            builder.add(request)
 
     def _preempt(self, request: Request) -> None:
         """Let a request wait again. Its KV stays as ordinary cache until someone needs the room."""
@@ -210,13 +213,13 @@ class Scheduler:
         self._leave(request)
         request.status = Status.FINISHED
         stopped_by_token = stop is not None and stop.finish_reason == "stop" and stop.text_limit is None
-        reason = "abort" if isinstance(error, RequestAborted) else "error"
+        failure: FinishReason = "abort" if isinstance(error, RequestAborted) else "error"
         return RequestOutput(
             request_id=request.request_id,
             token_ids=list(token_ids),
             logprobs=list(logprobs),
             releasable_text=stop.text_limit if stop is not None else None,
-            finish_reason=stop.finish_reason if stop is not None else reason,
+            finish_reason=stop.finish_reason if stop is not None else failure,
             stop_reason=stop.stop_reason if stop is not None else None,
             hide_last_token=stopped_by_token,
             num_cached_tokens=request.num_cached_tokens,

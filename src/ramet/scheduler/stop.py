@@ -16,7 +16,7 @@ from ramet.tokenizer.detokenizer import Detokenizer
 from ramet.tokenizer.vocab import Vocab
 from ramet.types import FinishReason, SamplingParams
 
-MATCH_TIMEOUT_SECONDS = 0.25
+MATCH_TIMEOUT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

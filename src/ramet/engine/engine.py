@@ -1,0 +1,80 @@
+"""`Engine`: a model in this process, as users hold it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from ramet.config import CacheConfig, Device, DType, EngineConfig, ModelOptions, PolicyName, SchedulerConfig
+from ramet.engine.build import build_backend
+from ramet.event_loop import run_sync
+from ramet.facade import Facade
+from ramet.scheduler.stats import EngineStats
+
+_SCHEDULER_DEFAULTS = SchedulerConfig()
+
+
+class Engine(Facade):
+    """Runs a model in this process. Safe to use from many threads at once; a context manager.
+
+    Args:
+        model: a GGUF file, a Hugging Face folder or a hub id; ``None`` is the bundled SmolLM2-135M.
+        device: ``auto`` takes a GPU if there is one.
+        dtype: what the model computes in; ``auto`` is float32 on a CPU, bfloat16 on a GPU.
+        max_kv_tokens: slots in the KV pool; ``None`` sizes it to the memory there is.
+        max_batch_tokens: rows per step; longer prompts are computed in chunks.
+        max_running_requests: requests in a step; others wait.
+        policy: who is admitted first: ``lpm`` (longest prefix match) or ``fcfs``.
+        enable_prefix_cache: keep KV after a request ends, and share it between requests.
+        seed: of the sequence that requests without a seed of their own draw theirs from.
+
+    Raises:
+        InvalidRequest: an option is out of range.
+        ModelError: the model is not there, not supported or damaged; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        device: Device = "auto",
+        dtype: DType = "auto",
+        max_kv_tokens: int | None = None,
+        max_batch_tokens: int = _SCHEDULER_DEFAULTS.max_batch_tokens,
+        max_running_requests: int = _SCHEDULER_DEFAULTS.max_running_requests,
+        policy: PolicyName = "lpm",
+        enable_prefix_cache: bool = True,
+        seed: int = 0,
+    ) -> None:
+        config = EngineConfig(
+            model=ModelOptions(model=model, device=device, dtype=dtype),
+            cache=CacheConfig(max_kv_tokens=max_kv_tokens, enable_prefix_cache=enable_prefix_cache),
+            scheduler=SchedulerConfig(
+                policy=policy,
+                max_batch_tokens=max_batch_tokens,
+                max_running_requests=max_running_requests,
+            ),
+            seed=seed,
+        )
+        self._local = build_backend(config)
+        super().__init__(self._local)
+
+    def stats(self) -> EngineStats:
+        """Counters since the engine started."""
+        return run_sync(self._local.stats())
+
+    def flush_cache(self) -> bool:
+        """Drop all cached KV that no running request holds; true if every slot is free now."""
+        return run_sync(self._local.flush_cache())
+
+    def shutdown(self) -> None:
+        """Abort what runs and free the model. May be called more than once."""
+        self._local.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()

@@ -1,0 +1,94 @@
+"""Drives an engine core by hand, checking its invariants after every message and step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from ramet.config import SchedulerConfig
+from ramet.engine.core import EngineCore
+from ramet.engine.messages import Abort, AddRequest, FlushCache, Message
+from ramet.runner.fake import FakeRunner
+from ramet.scheduler.request import RequestOutput
+from ramet.types import SamplingParams
+
+
+def count_up(context: tuple[int, ...]) -> int:
+    """The next token is the last one plus one."""
+    return (context[-1] + 1) % 100
+
+
+class Driver:
+    """A core over a `FakeRunner`, stepped by the test."""
+
+    def __init__(
+        self,
+        *,
+        num_slots: int = 4096,
+        next_token: Callable[[tuple[int, ...]], int] = count_up,
+        enable_prefix_cache: bool = True,
+        eos: Sequence[int] = (),
+        **scheduler,
+    ):
+        self.runner = FakeRunner(
+            next_token=next_token, num_slots=num_slots, vocab_size=100, context_length=8192
+        )
+        self.core = EngineCore(
+            self.runner,
+            SchedulerConfig(**scheduler),
+            eos_token_ids=eos,
+            enable_prefix_cache=enable_prefix_cache,
+        )
+        self.tokens: dict[str, list[int]] = defaultdict(list)
+        self.logprobs: dict[str, list] = defaultdict(list)
+        self.final: dict[str, RequestOutput] = {}
+
+    def add(self, request_id, token_ids, *, score_from=None, seed=0, **sampling):
+        params = SamplingParams(**{"max_tokens": 4, "temperature": 0.0, **sampling})
+        self.handle(
+            AddRequest(
+                request_id=request_id,
+                token_ids=list(token_ids),
+                params=params,
+                seed=seed,
+                score_from=score_from,
+            )
+        )
+
+    def abort(self, *request_ids):
+        self.handle(Abort(list(request_ids)))
+
+    def flush(self) -> bool:
+        (reply,) = self.core.handle(FlushCache(0))
+        return reply.value
+
+    def handle(self, message: Message) -> None:
+        self._take(self.core.handle(message))
+        self.core.cache.check()
+
+    def step(self) -> int:
+        """One step; returns the number of rows computed."""
+        before = self.stats.rows
+        self._take(self.core.step())
+        self.core.cache.check()
+        return self.stats.rows - before
+
+    def run(self, max_steps: int = 20_000) -> list[int]:
+        """Steps until nothing is left to do; the rows of each."""
+        rows = []
+        while self.core.has_work:
+            rows.append(self.step())
+            assert len(rows) < max_steps, "the core makes no progress"
+        return rows
+
+    @property
+    def stats(self):
+        return self.core.stats()
+
+    def _take(self, outputs):
+        for output in outputs:
+            assert output.request_id not in self.final, f"output after the final one: {output}"
+            self.tokens[output.request_id] += output.token_ids
+            self.logprobs[output.request_id] += output.logprobs
+            if output.finish_reason is not None:
+                self.final[output.request_id] = output
