@@ -73,6 +73,7 @@ class Request:
         self.params = params
         self.token_ids = token_ids
         self.num_prompt_tokens = len(token_ids)
+        self._prompt = np.asarray(token_ids, dtype=np.int32)
         self.seed = seed
         self.namespace = namespace
         self.client_id = client_id
@@ -105,7 +106,9 @@ class Request:
         return self._counts_outputs or self.params.repetition_penalty != 1.0
 
     def path_tokens(self) -> Int32Array:
-        return np.asarray(self.token_ids[: self.num_path_tokens], dtype=np.int32)
+        """The tokens whose KV is needed, as an array."""
+        output = np.asarray(self.token_ids[self.num_prompt_tokens :], dtype=np.int32)
+        return np.concatenate([self._prompt, output])[: self.num_path_tokens]
 
     def append(self, token_id: int) -> Stop | None:
         """Take one more output token, sampled or forced: the only way tokens are added.

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from ramet.config import SchedulerConfig
 from ramet.errors import EngineError, InvalidRequest, RametError, RequestAborted
 from ramet.model_io import ModelOutput
-from ramet.radix import PrefixCache
+from ramet.radix import PrefixCache, span_of
 from ramet.scheduler.batch import Batch, BatchBuilder, LogitsPoint
 from ramet.scheduler.policy import POLICIES
 from ramet.scheduler.request import RawLogprob, Request, RequestOutput, Status
@@ -105,10 +105,11 @@ class Scheduler:
 
     def _admit_waiting(self) -> None:
         """Admit requests in the policy's order while the pending work does not fill a step."""
+        if self._is_full():
+            return
         order = self._policy(list(self._waiting.values()), self._cache, self._stats.steps)
         for request in order:
-            full = self._cache.num_pending_tokens >= self._max_batch_tokens
-            if full or len(self._running) >= self._max_running:
+            if self._is_full():
                 break
             reserve = min(ADMISSION_RESERVE * len(self._running), self._cache.num_slots // 4)
             path = self._cache.admit(request.path_tokens(), request.namespace, reserve=reserve)
@@ -122,6 +123,10 @@ class Scheduler:
             request.status = Status.RUNNING
             del self._waiting[request.request_id]
             self._running[request.request_id] = request
+
+    def _is_full(self) -> bool:
+        too_much_work = self._cache.num_pending_tokens >= self._max_batch_tokens
+        return too_much_work or len(self._running) >= self._max_running
 
     def _preempt(self, request: Request) -> None:
         """Let a request wait again. Its KV stays as ordinary cache until someone needs the room."""
@@ -233,6 +238,7 @@ class Scheduler:
 
 
 def _needs_many_rows(request: Request) -> bool:
-    path = request.path
-    assert path is not None and path.tail.payload is not None, request.request_id
-    return len(path.tail) - path.tail.payload.num_computed > 1
+    assert request.path is not None, request.request_id
+    tail, above = request.path.tail, request.path.tail.parent
+    above_pending = above is not None and not above.is_root and span_of(above).num_computed < len(above)
+    return above_pending or len(tail) - span_of(tail).num_computed > 1
