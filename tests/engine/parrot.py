@@ -36,7 +36,7 @@ def parrot(reply: str, *, num_slots: int = 4096, on_step=None, **scheduler) -> L
     def next_token(context):
         if on_step is not None:
             on_step(context)
-        said = len(context) - 1 - max(i for i, token in enumerate(context) if token == ord(">"))
+        said = len(context) - 1 - max((i for i, token in enumerate(context) if token == ord(">")), default=0)
         return data[said] if said < len(data) else EOS
 
     runner = FakeRunner(next_token=next_token, num_slots=num_slots, vocab_size=257, context_length=8192)

@@ -29,13 +29,7 @@ def build_backend(config: EngineConfig) -> LocalBackend:
     path = resolve_model(config.model.model)
     tokenizer = load_tokenizer(path)
     with loading_progress(path.name) as on_progress:
-        runner = build_runner(
-            path,
-            device=config.model.device,
-            dtype=config.model.dtype,
-            max_kv_tokens=limit,
-            on_progress=on_progress,
-        )
+        runner = build_runner(path, config.model, max_kv_tokens=limit, on_progress=on_progress)
     if tokenizer.vocab_size > runner.vocab_size:
         logger.warning(
             "the tokenizer of %s has %d tokens, the model %d: prompts with the surplus ones are refused",

@@ -61,7 +61,8 @@ def _segments(batch: Batch, positions: Int32Array) -> Segments:
     nothing = np.empty(0, dtype=np.int32)
     for visit in batch.visits:
         node, above = visit.node, carried[visit.parent] if visit.parent >= 0 else nothing
-        span_slots = span_of(node).slots
+        # Slots behind the rows of this step hold nothing yet; no row attends to them.
+        span_slots = span_of(node).slots[: visit.rows.end if visit.rows is not None else len(node)]
         slots = np.concatenate([above, span_slots]) if len(above) else span_slots
         first = node.start - len(above)
         num_whole = len(slots) // CHUNK_TOKENS
