@@ -1,0 +1,72 @@
+"""What a model passes to attention, and what an attention backend is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ramet.model_io import ModelInput, Segments
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """The rows of one step, passed explicitly to whatever computes them."""
+
+    input_ids: torch.Tensor  # [num_rows] int64
+    positions: torch.Tensor  # [num_rows] int64
+    slot_ids: torch.Tensor  # [num_rows] int64
+    segments: Segments
+    plan: object = None  # what the attention backend's `plan` prepared; only that backend reads it
+
+    @classmethod
+    def from_input(cls, model_input: ModelInput, device: torch.device) -> ForwardBatch:
+        """The step's arrays as tensors on a device, not planned yet."""
+
+        def indices(array: object) -> torch.Tensor:
+            return torch.as_tensor(array, dtype=torch.int64, device=device)
+
+        return cls(
+            input_ids=indices(model_input.input_ids),
+            positions=indices(model_input.positions),
+            slot_ids=indices(model_input.slot_ids),
+            segments=model_input.segments,
+        )
+
+
+class KVStore(Protocol):
+    """Keys and values of every layer, addressed by slot."""
+
+    def write(
+        self, layer_index: int, slot_ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Put ``[num_rows, num_kv_heads, head_dim]`` keys and values into the slots of the rows."""
+        ...
+
+    def layer(self, layer_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, each ``[num_slots, num_kv_heads, head_dim]``."""
+        ...
+
+
+class AttentionBackend(Protocol):
+    """Grouped-query causal attention over slots."""
+
+    def plan(self, forward: ForwardBatch) -> ForwardBatch:
+        """The batch with everything the layers share worked out; called once per step."""
+        ...
+
+    def forward(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, forward: ForwardBatch
+    ) -> torch.Tensor:
+        """Attention of one layer, whose new keys and values are in their slots already.
+
+        Args:
+            queries: ``[num_rows, num_heads, head_dim]``, rotated but not scaled.
+            keys, values: ``[num_slots, num_kv_heads, head_dim]``
+            forward: what `plan` returned.
+
+        Returns:
+            ``[num_rows, num_heads * head_dim]`` in the dtype of the queries.
+        """
+        ...

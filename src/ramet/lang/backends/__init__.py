@@ -1,0 +1,1 @@
+"""Backends that are not engines: made replies for tests."""

@@ -1,0 +1,1 @@
+"""Models: what their files say, and the arithmetic of each architecture."""

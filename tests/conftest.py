@@ -1,0 +1,1 @@
+"""Lies here so that tests may import each other's builders as ``from attention.plans import ...``."""
