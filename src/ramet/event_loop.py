@@ -13,11 +13,11 @@ import atexit
 import functools
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ramet.errors import InvalidRequest, RequestAborted
 
@@ -92,56 +92,71 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
             "a blocking call was made on Ramet's event loop, where it would wait for itself; "
             "await the asynchronous method instead"
         )
-    outcome, cancel = _start(coroutine)
-    try:
-        return outcome.result()
+    call = _Call(coroutine)
+    try:  # an interrupt may come at any time from here on
+        call.start()
+        return call.outcome.result()
     finally:
-        if not outcome.done():
-            cancel()
-            outcome.exception()  # waits
+        if not call.outcome.done():
+            call.cancel()
+            call.outcome.exception()  # waits
 
 
 async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await a coroutine that runs on the background loop, from whatever loop the caller runs on."""
     if on_background_thread():
         return await coroutine
-    outcome, cancel = _start(coroutine)
-    waiter = asyncio.wrap_future(outcome)
+    call = _Call(coroutine)
+    call.start()
+    waiter = asyncio.wrap_future(call.outcome)
     try:
         return await asyncio.shield(waiter)
     finally:
         if not waiter.done():  # this task was cancelled
-            cancel()
+            call.cancel()
             await asyncio.wait([waiter])
 
 
-def _start(coroutine: Coroutine[Any, Any, T]) -> tuple[Future[T], Callable[[], None]]:
-    """Start the coroutine on the loop; its outcome, which nobody else cancels, and how to cancel it."""
-    loop = background_loop()
-    if loop.is_closed():
-        coroutine.close()
-        raise RequestAborted("Ramet's event loop has stopped: the interpreter is exiting")
-    outcome: Future[T] = Future()
-    tasks: list[asyncio.Task[T]] = []  # keeps the task alive: a loop holds its tasks weakly
+class _Call(Generic[T]):
+    """A coroutine on the background loop, as its caller elsewhere sees it."""
 
-    def start() -> None:
-        task = loop.create_task(coroutine)
-        task.add_done_callback(settle)
-        tasks.append(task)
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self.outcome: Future[T] = Future()
+        self._coroutine = coroutine
+        self._loop = background_loop()
+        self._task: asyncio.Task[T] | None = None  # a loop holds its tasks weakly
 
-    def settle(task: asyncio.Task[T]) -> None:
-        if task.cancelled():
-            outcome.set_exception(RequestAborted("the call was cancelled before it finished"))
-        elif (error := task.exception()) is not None:
-            outcome.set_exception(error)
+    def start(self) -> None:
+        if self._loop.is_closed():
+            self._give_up("Ramet's event loop has stopped: the interpreter is exiting")
         else:
-            outcome.set_result(task.result())
+            self._loop.call_soon_threadsafe(self._start)
 
-    def cancel() -> None:
-        loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # `start` has run by then
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
 
-    loop.call_soon_threadsafe(start)
-    return outcome, cancel
+    def _start(self) -> None:
+        if not self.outcome.done():
+            self._task = self._loop.create_task(self._coroutine)
+            self._task.add_done_callback(self._settle)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.outcome.done():  # it has not even started
+            self._give_up("the call was cancelled before it began")
+
+    def _give_up(self, reason: str) -> None:
+        self._coroutine.close()
+        self.outcome.set_exception(RequestAborted(reason))
+
+    def _settle(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.outcome.set_exception(RequestAborted("the call was cancelled before it finished"))
+        elif (error := task.exception()) is not None:
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
 
 
 def iterate(items: AsyncGenerator[T, None]) -> Generator[T, None, None]:

@@ -1,6 +1,7 @@
 """Backends that hold their requests until a test lets them go."""
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -35,6 +36,20 @@ class Gate:
 
     def open(self):
         background_loop().call_soon_threadsafe(self._open.set)
+
+
+@pytest.fixture(autouse=True)
+def no_lost_exceptions(caplog):
+    """Event loops and futures report what nobody retrieved to their loggers only."""
+    yield
+    gc.collect()
+    lost = [
+        record.getMessage()
+        for when in ("setup", "call")
+        for record in caplog.get_records(when)
+        if record.name in ("asyncio", "concurrent.futures") and record.levelname == "ERROR"
+    ]
+    assert not lost
 
 
 @pytest.fixture
