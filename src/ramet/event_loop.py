@@ -109,12 +109,19 @@ async def on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     call = _Call(coroutine)
     call.start()
     waiter = asyncio.wrap_future(call.outcome)
+    waiter.add_done_callback(_mark_seen)
     try:
         return await asyncio.shield(waiter)
     finally:
         if not waiter.done():  # this task was cancelled
             call.cancel()
             await asyncio.wait([waiter])
+
+
+def _mark_seen(future: asyncio.Future[Any]) -> None:
+    """An exception that nobody waits for any more is not to be reported as lost."""
+    if not future.cancelled():
+        future.exception()
 
 
 class _Call(Generic[T]):
@@ -234,9 +241,9 @@ async def settled(future: Future[T]) -> BaseException | None:
     """Wait, on any loop, until a `shared_future` is done; its exception, if it has one."""
     if not future.done():
         waiter = asyncio.wrap_future(future)
+        waiter.add_done_callback(_mark_seen)
         try:
             await asyncio.wait([waiter])
         finally:
-            if not waiter.cancel():
-                waiter.exception()  # marks it as seen
+            waiter.cancel()  # if it is not done: a loop that is closed by then need not hear of it
     return future.exception()

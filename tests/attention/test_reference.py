@@ -22,17 +22,20 @@ def attend(steps, queries, keys, values):
 
 
 def attend_by_definition(steps, queries, keys, values):
-    """Softmax over the whole context, one row and head at a time, in float64."""
-    rows = []
-    group = queries.shape[1] // keys.shape[1]
-    places = [(step.sequence.slots, p) for step in steps for p in range(step.begin, step.end)]
-    for query, (slots, position) in zip(queries.double(), places, strict=True):
-        context = torch.tensor(slots[: position + 1])
+    """Masked softmax over the whole context, in float64."""
+    parts, first_row = [], 0
+    for step in steps:
+        rows = slice(first_row, first_row + step.end - step.begin)
+        first_row = rows.stop
+        context = torch.tensor(step.sequence.slots[: step.end])
+        group = queries.shape[1] // keys.shape[1]
         k = keys[context].double().repeat_interleave(group, dim=1)
         v = values[context].double().repeat_interleave(group, dim=1)
-        weights = torch.softmax(torch.einsum("hd,thd->ht", query, k) * query.shape[-1] ** -0.5, dim=-1)
-        rows.append(torch.einsum("ht,thd->hd", weights, v).flatten())
-    return torch.stack(rows)
+        scores = torch.einsum("rhd,thd->rht", queries[rows].double(), k) * queries.shape[-1] ** -0.5
+        later = torch.arange(step.end) > torch.arange(step.begin, step.end)[:, None]
+        weights = torch.softmax(scores.masked_fill(later[:, None], -torch.inf), dim=-1)
+        parts.append(torch.einsum("rht,thd->rhd", weights, v).flatten(1))
+    return torch.cat(parts)
 
 
 def pool(num_slots, num_kv_heads, head_dim, seed=0):

@@ -71,7 +71,8 @@ def _query_tiles(queries: torch.Tensor, num_kv_heads: int) -> torch.Tensor:
     group = num_heads // num_kv_heads
     num_tiles = -(-num_rows // ROW_TILE)
     scaled = queries.new_zeros((num_tiles * ROW_TILE, num_heads, head_dim), dtype=torch.float32)
-    torch.mul(queries, head_dim**-0.5, out=scaled[:num_rows])
+    scaled[:num_rows] = queries
+    scaled.mul_(head_dim**-0.5)
     split = scaled.view(num_tiles, ROW_TILE, num_kv_heads, group, head_dim)
     return split.permute(2, 0, 1, 3, 4).reshape(num_kv_heads, num_tiles, ROW_TILE * group, head_dim)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ramet.engine.core import EngineCore
 from ramet.engine.messages import Message, Output, Shutdown
@@ -20,7 +20,7 @@ class CoreThread:
     def __init__(
         self,
         core: EngineCore,
-        on_outputs: Callable[[list[Output]], None],
+        on_outputs: Callable[[Sequence[Output]], None],
         on_death: Callable[[EngineDead], None],
     ) -> None:
         self._core = core
@@ -64,6 +64,6 @@ class CoreThread:
                     return False
             block = False
 
-    def _deliver(self, outputs: list[Output]) -> None:
+    def _deliver(self, outputs: Sequence[Output]) -> None:
         if outputs:
             self._on_outputs(outputs)

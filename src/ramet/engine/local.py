@@ -204,7 +204,7 @@ class LocalBackend:
 
     # ------------------------------------------------------------------- called on the core's thread
 
-    def _on_outputs(self, outputs: list[Output]) -> None:
+    def _on_outputs(self, outputs: Sequence[Output]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
         with self._lock:
             for output in outputs:

@@ -64,12 +64,13 @@ def sample(
         logits = logits_of(torch.from_numpy(block).to(device))
         samples = np.flatnonzero((sampling.rows >= block[0]) & (sampling.rows <= block[-1]))
         scored = np.flatnonzero((scores.rows >= block[0]) & (scores.rows <= block[-1]))
-        if len(samples):
-            chosen = sampling if len(samples) == num_samples else _take(sampling, samples)
+        for first in range(0, len(samples), block_rows):  # many samples may share a row
+            part = samples[first : first + block_rows]
+            chosen = sampling if len(part) == num_samples else _take(sampling, part)
             local_rows = torch.from_numpy(np.searchsorted(block, chosen.rows)).to(device)
             token_ids = _draw_tokens(logits[local_rows], chosen)
-            output.token_ids[samples] = token_ids
-            _fill_logprobs(output, samples, logits, local_rows, token_ids, chosen.num_top_logprobs)
+            output.token_ids[part] = token_ids
+            _fill_logprobs(output, part, logits, local_rows, token_ids, chosen.num_top_logprobs)
         if len(scored):
             local = torch.from_numpy(np.searchsorted(block, scores.rows[scored])).to(device)
             tokens = torch.as_tensor(scores.token_ids[scored], dtype=torch.int64, device=device)
@@ -108,14 +109,12 @@ def _filter(
     """Top-k, top-p, min-p, each only on the rows that ask for it. May change ``scaled``."""
     device = scaled.device
     vocab_size = scaled.shape[-1]
-    sort = np.flatnonzero(((top_k > 0) & (top_k < vocab_size)) | (top_p < 1))
-    if len(sort):
-        scaled[sort] = filters.drop_unlikely(
-            scaled[sort],
-            torch.as_tensor(top_k[sort], dtype=torch.int64, device=device),
-            torch.as_tensor(
-                np.where(top_p[sort] < 1, top_p[sort], np.inf), dtype=torch.float64, device=device
-            ),
+    few = np.flatnonzero(((top_k > 0) & (top_k < vocab_size)) | (top_p < 1))
+    if len(few):
+        scaled[few] = filters.drop_unlikely(
+            scaled[few],
+            torch.as_tensor(top_k[few], dtype=torch.int64, device=device),
+            torch.as_tensor(np.where(top_p[few] < 1, top_p[few], np.inf), dtype=torch.float64, device=device),
         )
     cut = np.flatnonzero(min_p > 0)
     if len(cut):

@@ -1,0 +1,58 @@
+"""A backend that counts what a program asks of the backend behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from ramet.backend import Backend
+from ramet.event_loop import closing
+from ramet.types import Chunk, Completion, Prompt, SamplingParams, Score
+
+
+class MeteredBackend:
+    """Satisfies `ramet.backend.Backend`.
+
+    Args:
+        inner: what does the work.
+        forward_hints: pass `cache_prefix` on. Without a cache they would be computed in vain.
+
+    Attributes:
+        calls: requests made: generations, and continuations scored.
+        tokens_asked: tokens of their prompts (and of the continuations), each counted as often as asked.
+    """
+
+    def __init__(self, inner: Backend, *, forward_hints: bool) -> None:
+        self.calls = 0
+        self.tokens_asked = 0
+        self._inner = inner
+        self._forward_hints = forward_hints
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> list[Completion]:
+        completions = await self._inner.generate(prompt, params)
+        for completion in completions:
+            self._count(completion.usage.prompt_tokens)
+        return completions
+
+    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
+        async with closing(self._inner.stream(prompt, params)) as chunks:
+            async for chunk in chunks:
+                if chunk.completion is not None:
+                    self._count(chunk.completion.usage.prompt_tokens)
+                yield chunk
+
+    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+        scores = await self._inner.score(prompt, continuations)
+        for score in scores:
+            self._count(score.usage.prompt_tokens + len(score.token_ids))
+        return scores
+
+    async def cache_prefix(self, prompt: Prompt) -> None:
+        if self._forward_hints:
+            await self._inner.cache_prefix(prompt)
+
+    def render(self, prompt: Prompt) -> str:
+        return self._inner.render(prompt)
+
+    def _count(self, num_tokens: int) -> None:
+        self.calls += 1
+        self.tokens_asked += num_tokens
