@@ -90,17 +90,17 @@ def _compare(model: str | None, name: str, console: Console | None) -> tuple[Per
     with _status(console, f"Loading {name} …"):
         engine = rm.Engine(model)
     with engine, Screen(console, ANIMALS) as screen:
-        with_reuse = _perform(engine, screen, forward_hints=True)
+        with_reuse = _perform(engine, screen, isolated=False)
     with (
         _status(console, "The same program once more, every prompt computed in full …"),
         rm.Engine(model, enable_prefix_cache=False) as engine,
     ):
-        without = _perform(engine, Screen(None, ANIMALS), forward_hints=False)
+        without = _perform(engine, Screen(None, ANIMALS), isolated=True)
     return with_reuse, without
 
 
-def _perform(engine: rm.Engine, screen: Screen, *, forward_hints: bool) -> Performance:
-    backend = MeteredBackend(engine.backend, forward_hints=forward_hints)
+def _perform(engine: rm.Engine, screen: Screen, *, isolated: bool) -> Performance:
+    backend = MeteredBackend(engine.backend, isolated=isolated)
     before = engine.stats()
     started = time.monotonic()
     state = bedtime_book.run(ANIMALS, backend=backend, stream=True, **SAMPLING)

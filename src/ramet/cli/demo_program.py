@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import ramet as rm
 
-HOMES = [" forest", " desert", " ocean", " mountains"]
+HOMES = [" forest", " desert", " ocean"]
 ANIMALS = ("whale", "owl", "scorpion", "eagle")
 
 BOOK = """\
@@ -32,11 +32,6 @@ Animal: octopus
 Home: ocean
 Dream: The octopus dreams that it plays eight pianos at once, and the whales come from far away to \
 dance to its music.
-
-Animal: goat
-Home: mountains
-Dream: The goat dreams that it climbs up to the moon, takes a small bite, and finds out that it \
-really is made of cheese.
 
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 from ramet.backend import Backend
-from ramet.event_loop import closing
+from ramet.event_loop import closing, gather
 from ramet.types import Chunk, Completion, Prompt, SamplingParams, Score
 
 
@@ -14,18 +14,19 @@ class MeteredBackend:
 
     Args:
         inner: what does the work.
-        forward_hints: pass `cache_prefix` on. Without a cache they would be computed in vain.
+        isolated: score each continuation in a call of its own, and pass no hints on: the same work, by a
+            caller who knows nothing of sharing.
 
     Attributes:
         calls: requests made: generations, and continuations scored.
         tokens_asked: tokens of their prompts (and of the continuations), each counted as often as asked.
     """
 
-    def __init__(self, inner: Backend, *, forward_hints: bool) -> None:
+    def __init__(self, inner: Backend, *, isolated: bool) -> None:
         self.calls = 0
         self.tokens_asked = 0
         self._inner = inner
-        self._forward_hints = forward_hints
+        self._isolated = isolated
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> list[Completion]:
         completions = await self._inner.generate(prompt, params)
@@ -41,13 +42,17 @@ class MeteredBackend:
                 yield chunk
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
-        scores = await self._inner.score(prompt, continuations)
+        if self._isolated:
+            alone = [self._inner.score(prompt, [continuation]) for continuation in continuations]
+            scores = [score for (score,) in await gather(alone)]
+        else:
+            scores = await self._inner.score(prompt, continuations)
         for score in scores:
             self._count(score.usage.prompt_tokens + len(score.token_ids))
         return scores
 
     async def cache_prefix(self, prompt: Prompt) -> None:
-        if self._forward_hints:
+        if not self._isolated:
             await self._inner.cache_prefix(prompt)
 
     def render(self, prompt: Prompt) -> str:
