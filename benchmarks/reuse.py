@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 import ramet as rm
-from ramet import EngineStats
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ def measure(engine: rm.Engine, work: Callable[[], object]) -> Work:
         value: int = getattr(after, name) - getattr(before, name)
         return value
 
-    assert isinstance(after, EngineStats)
     return Work(difference("computed_tokens"), difference("rows"), difference("steps"), seconds)
 
 

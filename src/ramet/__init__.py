@@ -49,6 +49,7 @@ from ramet.lang import (
     user_begin,
     user_end,
 )
+from ramet.scheduler.stats import EngineStats
 from ramet.types import (
     Chunk,
     Completion,
@@ -72,6 +73,7 @@ __all__ = [
     "Engine",
     "EngineDead",
     "EngineError",
+    "EngineStats",
     "Forks",
     "InvalidConstraint",
     "InvalidRequest",
