@@ -41,20 +41,29 @@ class _Background:
 @functools.cache
 def _start_background(pid: int) -> _Background:
     """Keyed by process: a forked child starts its own and leaves its parent's alone."""
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    started: Future[asyncio.AbstractEventLoop] = Future()
 
-    async def serve() -> None:
-        stop = asyncio.Event()
-        started.set_result((asyncio.get_running_loop(), stop))
-        await stop.wait()
+    def serve() -> None:
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            loop.call_soon(started.set_result, loop)
+            serving = True
+            while serving:
+                try:
+                    loop.run_forever()
+                    serving = False
+                except (SystemExit, KeyboardInterrupt):
+                    # NOTE: asyncio throws these out of the loop. They were raised by somebody's work, whose
+                    # task hands them to the caller; the loop belongs to everybody and goes on.
+                    pass
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="ramet-loop", daemon=True)
+    thread = threading.Thread(target=serve, name="ramet-loop", daemon=True)
     thread.start()
-    loop, stop = started.result()
+    loop = started.result()
 
     def stop_at_exit() -> None:
         if os.getpid() == pid and not loop.is_closed():
-            loop.call_soon_threadsafe(stop.set)
+            loop.call_soon_threadsafe(loop.stop)
             thread.join(_EXIT_PATIENCE)
 
     atexit.register(stop_at_exit)

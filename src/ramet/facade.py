@@ -8,7 +8,7 @@ so that a backend may keep connections. It must not know what kind of backend it
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from typing import Any, TypeAlias, Unpack, cast
+from typing import Any, TypeAlias, TypeGuard, Unpack, cast
 
 from ramet.backend import Backend
 from ramet.errors import InvalidRequest
@@ -100,7 +100,7 @@ def _prompts(value: PromptLike | Sequence[PromptLike]) -> tuple[list[Prompt], bo
     """The prompts, and whether the caller wrote a list of them."""
     if _is_one_prompt(value):
         return [_one_prompt(cast(PromptLike, value))], False
-    if not isinstance(value, Sequence):
+    if not _is_list(value):
         raise InvalidRequest(
             f"prompt must be a string, token ids, messages, a Prompt or a list of these, "
             f"got {type(value).__name__}"
@@ -120,11 +120,16 @@ def _is_one_prompt(value: object) -> bool:
     """Whether this is one prompt. An empty list is an empty prompt, not no prompts."""
     if isinstance(value, (str, Prompt)):
         return True
-    return isinstance(value, Sequence) and (not value or isinstance(value[0], (int, Mapping)))
+    return _is_list(value) and (not value or isinstance(value[0], (int, Mapping)))
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether this is a sequence of things. Bytes are not token ids."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
 
 
 def _one_prompt(value: PromptLike) -> Prompt:
-    if not isinstance(value, (str, Prompt)) and isinstance(value, Sequence):
+    if _is_list(value):
         if value and isinstance(value[0], Mapping):
             for index, message in enumerate(value):
                 if not isinstance(message, Mapping):
@@ -135,6 +140,10 @@ def _one_prompt(value: PromptLike) -> Prompt:
             return Prompt.from_messages(cast(Sequence[Mapping[str, str]], value))
         if value and not isinstance(value[0], int):
             raise InvalidRequest("this takes one prompt, got a list of them")
+    elif not isinstance(value, (str, Prompt)):
+        raise InvalidRequest(
+            f"prompt must be a string, token ids, messages or a Prompt, got {type(value).__name__}"
+        )
     return Prompt.of(cast("str | Sequence[int] | Prompt", value))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from ramet.config import SchedulerConfig
 from ramet.engine.core import EngineCore
 from ramet.engine.messages import Abort, AddRequest, FlushCache, Message
+from ramet.model_io import ModelInput
 from ramet.runner.fake import FakeRunner
 from ramet.scheduler.request import RequestOutput
 from ramet.types import SamplingParams
@@ -28,10 +29,15 @@ class Driver:
         next_token: Callable[[tuple[int, ...]], int] = count_up,
         enable_prefix_cache: bool = True,
         eos: Sequence[int] = (),
+        before_step: Callable[[ModelInput], None] | None = None,
         **scheduler,
     ):
         self.runner = FakeRunner(
-            next_token=next_token, num_slots=num_slots, vocab_size=100, context_length=8192
+            next_token=next_token,
+            num_slots=num_slots,
+            vocab_size=100,
+            context_length=8192,
+            before_step=before_step,
         )
         self.core = EngineCore(
             self.runner,

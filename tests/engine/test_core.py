@@ -221,6 +221,80 @@ def test_an_aborted_request_gets_one_final_output_and_frees_its_slots():
     assert driver.flush()
 
 
+def test_an_abort_that_names_a_request_twice_ends_it_once():
+    driver = Driver()
+    driver.add("waiting", [1, 2])
+    driver.abort("waiting", "waiting")
+    driver.add("running", [1, 2])
+    driver.step()
+    driver.abort("running", "running")
+    assert {final.finish_reason for final in driver.final.values()} == {"abort"}
+
+
+def test_requests_that_fail_together_get_errors_of_their_own():
+    def explode(context):
+        raise KeyError("weights")
+
+    driver = Driver(next_token=explode)
+    driver.add("a", [1, 2])
+    driver.add("b", [1, 2])
+    driver.run()
+    assert driver.final["a"].error is not driver.final["b"].error
+    assert "KeyError: 'weights'" in str(driver.final["a"].error)
+
+
+def test_a_score_of_logits_that_are_not_finite_is_an_error():
+    driver = Driver()
+    logprob = driver.runner.logprob
+    driver.runner.logprob = lambda context, token: float("nan") if token == 66 else logprob(context, token)
+    driver.add("0.0", [1, 2, 3, 66, 5], score_from=1, max_tokens=0)
+    driver.add("0.1", [1, 2, 3, 67, 5], score_from=1, max_tokens=0)
+    driver.run()
+    assert isinstance(driver.final["0.0"].error, EngineError)
+    assert "not finite" in str(driver.final["0.0"].error)
+    assert driver.tokens["0.0"] == []
+    assert driver.tokens["0.1"] == [2, 3, 67, 5]
+    assert driver.flush()
+
+
+def test_a_continuation_longer_than_the_budget_is_scored_without_computing_it_twice():
+    driver = Driver(max_batch_tokens=4)
+    prompt, continuation = list(range(10)), list(range(50, 59))
+    driver.add("hint", prompt, max_tokens=0)
+    driver.run()
+    driver.add("a", prompt + continuation, score_from=10, max_tokens=0)
+    assert sum(driver.run()) == 1 + len(continuation) - 1  # a probe of the prompt's last token, and no other
+    driver.add("b", prompt + continuation, score_from=10, max_tokens=0)
+    assert sum(driver.run()) == len(continuation)
+    assert driver.logprobs["a"] == driver.logprobs["b"]
+
+
+def test_penalties_weigh_the_prompt_once_and_the_output_as_often_as_it_occurs_even_after_preemption():
+    seen = []
+
+    def record(model_input):
+        penalties = model_input.sampling.penalties
+        if penalties is not None:
+            entries = (penalties.entry_token.tolist(), penalties.entry_output_count.tolist())
+            seen.append(dict(zip(*entries, strict=True)))
+
+    sampling = {"max_tokens": 30, "repetition_penalty": 1.5, "frequency_penalty": 0.5}
+    driver = Driver(num_slots=64, before_step=record, next_token=lambda context: 8 + len(context) % 2)
+    driver.add("old", [1] * 20, max_tokens=30)
+    driver.add("young", [2, 8] * 10, **sampling)
+    driver.run()
+    assert driver.stats.preemptions > 0
+    expected = [{2: 0, 8: (count + 1) // 2} | ({9: count // 2} if count > 1 else {}) for count in range(30)]
+    assert seen == expected
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, True, "8", None])
+@pytest.mark.parametrize("name", ["max_batch_tokens", "max_running_requests"])
+def test_limits_must_be_positive_integers(name, limit):
+    with pytest.raises(InvalidRequest, match=f"{name} must be an integer of at least 1, got {limit!r}"):
+        Driver(**{name: limit})
+
+
 @pytest.mark.parametrize("policy", ["fcfs", "lpm"])
 @pytest.mark.parametrize("reuse", [True, False])
 def test_five_hundred_requests_with_aborts_over_a_small_pool(policy, reuse):

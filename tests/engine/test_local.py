@@ -14,7 +14,7 @@ from parrot import parrot
 from ramet.errors import EngineDead, EngineError, InvalidRequest, PromptTooLong, RequestAborted
 from ramet.event_loop import run_sync
 from ramet.facade import Facade
-from ramet.types import Generated, Prompt, SamplingParams, Text
+from ramet.types import Generated, Prompt, SamplingParams, Text, Tokens
 
 
 @pytest.fixture
@@ -163,6 +163,7 @@ def test_the_empty_continuation_of_a_hint(serve):
         ("a>", {"stop": [3]}, "stop must hold strings, got int"),
         ("a>", {"stop_regex": "("}, "does not compile"),
         ("a>", {"stop_regex": "a*"}, "matches the empty string"),
+        ("a>", {"stop_regex": "(" * 3000 + ")" * 3000}, "does not compile"),
         ("a>", {"top_p": 0}, "top_p must be greater than 0"),
         ("a>", {"n": 0}, "n must be at least 1"),
         ("a>", {"n": 5000}, "n must be at most 1024, got 5000"),
@@ -170,6 +171,8 @@ def test_the_empty_continuation_of_a_hint(serve):
         ("a>", {"max_tokens": 2.5}, "max_tokens must be an integer, got float"),
         ("a>", {"min_tokens": 9, "max_tokens": 3}, "min_tokens (9) must not exceed max_tokens (3)"),
         ([1, 400], {}, "400 is outside the vocabulary"),
+        (Prompt((Tokens(("x",)),)), {}, "prompt token ids must be integers, got str"),
+        (Prompt((Tokens((1.5,)),)), {}, "prompt token ids must be integers, got float"),
         (7, {}, "prompt must be a string"),
     ],
 )
@@ -191,6 +194,13 @@ def test_a_catastrophic_stop_regex_ends_its_own_request_only(serve):
     with pytest.raises(InvalidRequest, match="took more than"):
         engine.generate("say>", stop_regex=r"((a|aa)+)+c", max_tokens=60)
     assert engine.generate("say>", max_tokens=3).text == "aaa"
+
+
+def test_an_endless_recursion_in_a_stop_regex_ends_its_own_request_only(serve):
+    engine = serve("abc")
+    with pytest.raises(InvalidRequest, match="too much memory"):
+        engine.generate("say>", stop_regex="x|(?=c)(?R)")
+    assert engine.generate("say>").text == "abc"
 
 
 def test_a_failing_step_is_an_engine_error_and_the_engine_keeps_serving(serve):

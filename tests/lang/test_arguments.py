@@ -95,6 +95,12 @@ def test_a_program_keeps_the_functions_name_and_docstring():
     assert (echo.__name__, echo.__doc__, repr(echo)) == ("echo", "Say it again.", "<program echo>")
 
 
+@pytest.mark.parametrize("thing", [5, int, echo])
+def test_what_is_not_a_function_cannot_be_a_program(thing):
+    with pytest.raises(rm.InvalidRequest, match="makes a program of a function, not of"):
+        rm.function(thing)
+
+
 def test_functions_that_cannot_be_programs():
     with pytest.raises(rm.InvalidRequest, match="first parameter of program 'state' must be named s"):
 
@@ -130,6 +136,20 @@ def test_what_is_not_a_backend_is_refused():
     for wrong in ("http://localhost", MockBackend):
         with pytest.raises(rm.InvalidRequest, match="backend must be"):
             echo.run("a", backend=wrong)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda engine: engine.generate(b"bytes"),
+        lambda engine: engine.generate([b"bytes"]),
+        lambda engine: engine.stream(b"bytes"),
+        lambda engine: engine.score(b"bytes", ["a"]),
+    ],
+)
+def test_bytes_are_no_token_ids(backend, call):
+    with pytest.raises(rm.InvalidRequest, match=r"must be a string, token ids, messages.*got bytes"):
+        call(Facade(backend))
 
 
 def test_an_engine_is_used_by_its_backend(backend):

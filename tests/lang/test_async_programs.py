@@ -78,6 +78,44 @@ def test_many_at_once_without_threads(make_gate):
     assert len(asyncio.run(main())) == 50
 
 
+def test_after_arun_every_read_is_immediate():
+    @rm.function
+    async def forking(s):
+        s += rm.user("x") + rm.gen("y")
+        return s.fork(2).__iadd__(rm.gen("z"))
+
+    def read(state):
+        fork = state.ret_value[1]
+        state.sync()
+        return state.text(), len(state.messages()), state.error(), fork["z"], fork.text()
+
+    expected = ("<|user|>x<|end|>mock", 1, None, "mock", "<|user|>x<|end|>mockmock")
+
+    async def main():
+        for _ in range(20):
+            assert read(await forking.arun(backend=MockBackend())) == expected
+
+    @rm.function
+    async def calling(s):
+        return read(await forking.arun())
+
+    asyncio.run(main())
+    assert calling.run(backend=MockBackend()).ret_value == expected, "on the background loop as well"
+
+
+def test_a_program_that_exits_raises_that_and_harms_nobody():
+    @rm.function
+    async def leaving(s):
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        leaving.run(backend=MockBackend())
+    state = ask.run("Why?", backend=MockBackend(SystemExit(3)), stream=True)
+    with pytest.raises(rm.ProgramError, match="SystemExit: 3"):
+        state.text()
+    assert ask.run("Why?", backend=MockBackend("because"))["length"] == 7
+
+
 @pytest.mark.parametrize("run", [lambda p, b: p.run(backend=b), lambda p, b: asyncio.run(p.arun(backend=b))])
 def test_a_blocking_read_on_the_event_loop_is_refused(gate, gated, run):
     reads = [
@@ -116,7 +154,7 @@ def test_blocking_on_another_async_program_inside_is_refused():
     async def outer(s):
         ask.run("Why?")
 
-    with pytest.raises(rm.InvalidRequest, match="await the asynchronous method"):
+    with pytest.raises(rm.InvalidRequest, match=r"program .ask.: run\(\) would block .* `await ask.arun"):
         outer.run(backend=MockBackend())
 
 

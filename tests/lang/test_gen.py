@@ -197,6 +197,13 @@ def test_expressions_combine_on_either_side():
         (lambda: rm.gen("x", temprature=0), "unknown sampling parameter 'temprature'"),
         (lambda: rm.gen("x", max_new_tokens=5), "did you mean max_tokens"),
         (lambda: rm.gen(5), "name of a variable must be a string, got int"),
+        (lambda: program_of().run(backend=MockBackend()).set_var(5, "x"), "must be a string, got int"),
+        (
+            lambda: program_of().run(backend=MockBackend()).var_scope(5).__enter__(),
+            "must be a string, got int",
+        ),
+        (lambda: f"{rm.gen('x')}", "cannot stand in an f-string"),
+        (lambda: "{}".format("x" + rm.gen("x")), "cannot stand in an f-string"),
         (lambda: rm.gen("x", logprobs=1, return_logprob=True), "not both"),
         (lambda: rm.gen("x", return_logprob=1), "return_logprob must be a bool"),
         (lambda: rm.gen("x", choices=["a"], top_p=0.5), "takes no top_p"),

@@ -126,7 +126,7 @@ def test_an_exception_in_the_code_of_one_item(caplog):
         (
             [{"question": "a", "colour": 1}],
             {},
-            "item 0 of run_batch: .*takes no argument 'colour'",
+            "item 0 of run_batch: .*unknown argument 'colour': its parameters are question, style",
         ),
         ([{"question": "a", "temperature": 1}], {}, "sampling parameters go to run_batch itself"),
         ([("a", "b", "c")], {}, "item 0 of run_batch: .*too many positional"),

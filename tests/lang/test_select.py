@@ -99,6 +99,18 @@ def test_the_unconditional_rule_scores_without_the_prompt_as_well():
     assert [call.prompt for call in backend.calls][1] == Prompt()
 
 
+def test_choosing_with_nothing_to_go_by_is_an_error():
+    """A model without BOS cannot judge the first token of a text."""
+
+    @rm.function
+    def program(s):
+        s += rm.select("colour", ["red", "blue"])
+
+    state = program.run(backend=MockBackend(scores=lambda prompt, text: [None]))
+    with pytest.raises(rm.ProgramError, match="select needs a prompt"):
+        _ = state["colour"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

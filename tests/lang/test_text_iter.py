@@ -50,6 +50,17 @@ def test_without_stream_there_is_one_piece():
     assert list(state.text_iter("first")) == ["upon a time"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_of_several_completions_the_first_is_the_text(stream):
+    @rm.function
+    def program(s):
+        s += rm.gen("several", n=2)
+
+    state = program.run(backend=MockBackend(["a b", "c"]), stream=stream)
+    assert "".join(state.text_iter("several")) == "".join(state.text_iter()) == "a b"
+    assert state["several"] == ["a b", "c"]
+
+
 def test_pieces_arrive_before_the_end(gate):
     class Slow(MockBackend):
         async def stream(self, prompt, params):

@@ -69,18 +69,17 @@ def ramet(
 ) -> None:
     """Run language-model programs on an engine made for them.
 
-    Start here:
-
-    [bold]ramet demo[/bold]  see a program fork, select and stream on a real model
+    [bold]ramet demo[/bold]                         see a program fork, select and stream
 
     [bold]ramet run tips.py --arg topic=tea[/bold]  run the program in a Python file
 
-    [bold]ramet chat[/bold]  talk to a model
+    [bold]ramet chat[/bold]                         talk to a model
 
-    [bold]ramet models list[/bold]  which models are on this machine
+    [bold]ramet models list[/bold]                  which models are on this machine
 
-    [dim]--model takes a GGUF file, a Hugging Face folder or a hub id such as Qwen/Qwen3-0.6B. Without it the
-    bundled SmolLM2-135M is used; it is fetched once (about 100 MB).[/dim]
+    [dim]--model takes a GGUF file, a Hugging Face folder or a hub id such as Qwen/Qwen3-0.6B.[/dim]
+
+    [dim]Without it: the bundled SmolLM2-135M, fetched once (about 100 MB).[/dim]
     """
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ramet").setLevel(logging.DEBUG if debug else logging.WARNING)

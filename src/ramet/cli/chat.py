@@ -32,8 +32,9 @@ def chat(
 ) -> None:
     """Talk to a model; answers are streamed, and earlier turns are not computed again.
 
-    Ctrl-C stops the answer that is being written, Ctrl-D leaves, /help shows what else there is. From a pipe,
-    each line is a message and only the answers go to stdout.
+    Ctrl-C stops the answer that is being written, Ctrl-D leaves, /help shows what else there is.
+
+    From a pipe, each line is a message, and only the answers go to stdout.
 
     Example: [bold]ramet chat --system "You are a pirate." --temperature 0.8[/bold]
     """

@@ -72,7 +72,9 @@ def demo(
     )
     _show_program(console)
     with_reuse, without = _compare(model, name, console)
+    console.print()
     console.print(_table(with_reuse, without))
+    console.print()
     if with_reuse.text == without.text:
         console.print(
             "Both runs wrote [bold green]exactly the same text[/bold green]: "

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import ramet as rm
 
 HOMES = [" forest", " desert", " ocean"]
-ANIMALS = ("whale", "owl", "scorpion", "eagle")
+ANIMALS = ("owl", "penguin", "scorpion", "bee")
+LAST_PAGE = "All the animals wake up, and"
 
 BOOK = """\
 A picture book for children, to be read at bedtime. Each page shows one animal, says where it lives, \
@@ -42,7 +43,9 @@ def bedtime_book(s: rm.ProgramState, animals: Sequence[str]) -> None:
     pages = s.fork(len(animals))  # the new pages are written at the same time
     for page, animal in zip(pages, animals, strict=True):
         page += f"Animal: {animal}\nHome:" + rm.select("home", HOMES)
-        page += f"\nDream: The {animal} dreams" + rm.gen("dream", max_tokens=40, stop="\n") + "\n\n"
+        page += f"\nDream: The {animal} dreams"
+        page += rm.gen("dream", max_tokens=40, stop="\n") + "\n\n"
     s["pages"] = pages  # for whoever watches
     pages.join("concate_and_append")
-    s += "The last page: All the animals wake up, and" + rm.gen("ending", max_tokens=48, stop="\n")
+    s += f"The last page: {LAST_PAGE}"
+    s += rm.gen("ending", max_tokens=48, stop="\n")

@@ -17,6 +17,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ramet.cli.demo_program import LAST_PAGE
+
 _PAGE_WIDTH = 36  # narrower columns are hard to read
 _REFRESH_PER_SECOND = 10
 
@@ -75,7 +77,7 @@ class Screen:
         """A piece of the last page."""
         if not self._ending_begun:
             self._ending_begun = True
-            self.add_ending("All the animals wake up, and")
+            self.add_ending(LAST_PAGE)
         self.ending += text
         if self._live is None:
             self._write(text)
@@ -109,10 +111,4 @@ def _panel(page: Page) -> Panel:
     if page.home:
         text.append(f"\nThe {page.animal} dreams{page.dream}")
     style = "green" if page.finished else "yellow"
-    return Panel(
-        text,
-        title=page.animal,
-        title_align="left",
-        border_style=style,
-        height=7 if not page.finished else None,
-    )
+    return Panel(text, title=page.animal, title_align="left", border_style=style)

@@ -129,7 +129,8 @@ def _refuse_constant(word: str) -> NoReturn:
 class OwnErrors:
     """Around a file's own code: what it raises becomes a `ProgramError` that names the line.
 
-    A context manager, and not an ``except``, for it must let through what is no `Exception`.
+    A context manager, and not an ``except``, for it must let through what is no `Exception`, and what
+    has nothing to do with the file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -141,14 +142,12 @@ class OwnErrors:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, BrokenPipeError):
             return
         place = self._place(error)
         if place is not None:
             reason = str(error) if isinstance(error, RametError) else f"{type(error).__name__}: {error}"
             raise ProgramError(f"{place}: {reason}") from error
-        if not isinstance(error, RametError):
-            raise ProgramError(f"{self._file}: {type(error).__name__}: {error}") from error
 
     def _place(self, error: BaseException) -> str | None:
         """The last line of the file that the error, or what caused it, has passed through."""

@@ -53,8 +53,9 @@ def run(
 ) -> None:
     """Run the program in a Python file and stream its text.
 
-    The file is loaded like a module, so its `if __name__ == "__main__":` part does not run. A file that calls
-    rm.set_default_backend itself keeps its backend; otherwise the model of --model is loaded.
+    The file is loaded like a module: its `if __name__ == "__main__":` part does not run.
+
+    A file that calls rm.set_default_backend keeps that backend; otherwise the model of --model is loaded.
 
     Example: [bold]ramet run tips.py --arg topic="staying healthy" --temperature 0[/bold]
     """
@@ -100,9 +101,11 @@ def _has_default_backend(program: rm.Program) -> bool:
 
 def _stream(program: rm.Program, keywords: dict[str, Any]) -> None:
     state = program.run(**keywords, stream=True)
-    written = ""
-    for piece in state.text_iter():
-        write(piece)
-        written = piece
-    if written and not written.endswith("\n"):
-        write("\n")
+    last = "\n"
+    try:
+        for piece in state.text_iter():
+            write(piece)
+            last = piece
+    finally:
+        if not last.endswith("\n"):
+            write("\n")  # an error message begins on a line of its own

@@ -10,6 +10,7 @@ from ramet.engine.loading import loading_progress
 from ramet.engine.local import LocalBackend
 from ramet.errors import InvalidRequest
 from ramet.runner.build import build_runner
+from ramet.scheduler.scheduler import check_config
 from ramet.store.resolve import resolve_model
 from ramet.tokenizer.load import load_tokenizer
 
@@ -23,6 +24,9 @@ def build_backend(config: EngineConfig) -> LocalBackend:
         InvalidRequest: an option is out of range.
         ModelError: the model is not there, not supported or damaged.
     """
+    check_config(config.scheduler)
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int):
+        raise InvalidRequest(f"seed must be an integer, got {type(config.seed).__name__}")
     limit = config.cache.max_kv_tokens
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidRequest(f"max_kv_tokens must be an integer of at least 1, got {limit!r}")

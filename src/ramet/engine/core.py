@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Collection
 from dataclasses import replace
@@ -40,7 +39,6 @@ class EngineCore:
         self.cache = PrefixCache(runner.num_slots, reuse=enable_prefix_cache)
         self._enable_prefix_cache = enable_prefix_cache
         self.scheduler = Scheduler(self.cache, config)
-        self._arrivals = itertools.count()
         self.max_sequence_tokens = min(runner.context_length, runner.num_slots)
 
     def step(self) -> list[RequestOutput]:
@@ -52,8 +50,9 @@ class EngineCore:
             output = self._runner.execute(build_model_input(batch))
         except Exception as error:  # whatever a kernel raises must not take the engine along
             logger.exception("a step of %d rows failed", batch.num_rows)
-            failure = EngineError(f"the step that computed this request failed: {error}")
-            return self.scheduler.fail([request.request_id for request in batch.requests], failure)
+            reason = f"the step that computed this request failed: {type(error).__name__}: {error}"
+            request_ids = [request.request_id for request in batch.requests]
+            return self.scheduler.fail(request_ids, EngineError, reason)
         return self.scheduler.update(batch, output)
 
     @property
@@ -69,21 +68,19 @@ class EngineCore:
                 except RametError as error:
                     return [RequestOutput(request_id=message.request_id, finish_reason="error", error=error)]
             case Abort():
-                return [*self.scheduler.fail(message.request_ids, RequestAborted("the request was aborted"))]
+                reason = "the request was aborted"
+                return [*self.scheduler.fail(message.request_ids, RequestAborted, reason)]
             case FlushCache():
                 self.cache.flush()
                 return [Reply(message.call_id, self.cache.num_free == self.cache.num_slots)]
             case GetStats():
                 return [Reply(message.call_id, self.stats())]
             case Shutdown():
-                return [*self.fail_all(RequestAborted("the engine is shutting down"))]
+                reason = "the engine is shutting down"
+                return [*self.scheduler.fail(self.scheduler.request_ids(), RequestAborted, reason)]
 
     def stats(self) -> EngineStats:
         return self.scheduler.stats()
-
-    def fail_all(self, error: RametError) -> list[RequestOutput]:
-        """End every request with an error."""
-        return self.scheduler.fail(self.scheduler.request_ids(), error)
 
     def close(self) -> None:
         self._runner.close()
@@ -117,7 +114,6 @@ class EngineCore:
                 # Without prefix cache each group of requests that were made together has a tree of its own.
                 namespace=message.namespace if self._enable_prefix_cache else _group(message.request_id),
                 client_id=message.client_id,
-                arrival=next(self._arrivals),
                 score_from=message.score_from,
             )
         )

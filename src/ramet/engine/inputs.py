@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 
 from ramet.model_io import (
     CHUNK_TOKENS,
     Int32Array,
+    Int64Array,
     LogitBias,
     ModelInput,
     Penalties,
@@ -47,7 +50,7 @@ def build_model_input(batch: Batch) -> ModelInput:
 def _offsets(rows: NodeRows) -> Int32Array:
     """The tokens of a node that have rows, as offsets into it, ascending."""
     stretch = np.arange(rows.begin, rows.end, dtype=np.int32)
-    return np.concatenate([np.array(rows.probes, dtype=np.int32), stretch]) if rows.probes else stretch
+    return np.concatenate([np.array([*rows.probes], dtype=np.int32), stretch]) if rows.probes else stretch
 
 
 def _segments(batch: Batch, positions: Int32Array) -> Segments:
@@ -56,35 +59,52 @@ def _segments(batch: Batch, positions: Int32Array) -> Segments:
     Chunks are cut at absolute positions, so one that spans a branching point belongs to the branch: a node
     carries the slots of the unfinished chunk above it along, and a finished one is shared by all rows below.
     """
-    pieces: list[tuple[int, int, int, Int32Array]] = []  # first position, row begin, row end, slots
-    carried: list[Int32Array] = []  # per visit: the slots of the unfinished chunk at its end
     nothing = np.empty(0, dtype=np.int32)
+    carried: list[Int32Array] = []  # per visit: the slots of the unfinished chunk at its end
+    # Per visit: its segments by position. All but the last are whole chunks, so their slots are one run.
+    first_positions, row_begins, row_ends = [nothing], [nothing], [nothing]
+    runs: list[Int32Array] = []
     for visit in batch.visits:
         node, above = visit.node, carried[visit.parent] if visit.parent >= 0 else nothing
         # Slots behind the rows of this step hold nothing yet; no row attends to them.
         span_slots = span_of(node).slots[: visit.rows.end if visit.rows is not None else len(node)]
         slots = np.concatenate([above, span_slots]) if len(above) else span_slots
-        first = node.start - len(above)
         num_whole = len(slots) // CHUNK_TOKENS
-        carried.append(slots[num_whole * CHUNK_TOKENS :].copy())
+        carried.append(slots[num_whole * CHUNK_TOKENS :])
         own_end = visit.first_row + (visit.rows.num_rows if visit.rows is not None else 0)
-        own_positions = positions[visit.first_row : own_end]
-        starts = np.arange(num_whole + 1, dtype=np.int32) * CHUNK_TOKENS + first
-        row_begins = visit.first_row + np.searchsorted(own_positions, starts)
-        for index in range(num_whole):
-            if row_begins[index] < visit.end_row:
-                chunk = slots[index * CHUNK_TOKENS : (index + 1) * CHUNK_TOKENS]
-                pieces.append((int(starts[index]), int(row_begins[index]), visit.end_row, chunk))
-        if row_begins[num_whole] < own_end:  # the unfinished chunk: the node's own rows in it
-            pieces.append((int(starts[num_whole]), int(row_begins[num_whole]), own_end, carried[-1]))
-    pieces.sort(key=lambda piece: piece[:2])
+        starts = np.arange(num_whole + 1, dtype=np.int32) * CHUNK_TOKENS + (node.start - len(above))
+        begins = visit.first_row + np.searchsorted(positions[visit.first_row : own_end], starts)
+        ends = np.full(num_whole + 1, visit.end_row, dtype=np.int32)
+        ends[num_whole] = own_end  # the unfinished chunk: the node's own rows in it
+        count = np.count_nonzero(begins < ends)  # the first ones: ``begins`` ascend
+        first_positions.append(starts[:count])
+        row_begins.append(begins[:count].astype(np.int32))
+        row_ends.append(ends[:count])
+        runs.append(slots[: count * CHUNK_TOKENS])
+    first_position, row_begin = np.concatenate(first_positions), np.concatenate(row_begins)
+    order = np.lexsort((row_begin, first_position))
+    slots, lengths = _gather_chunks(runs, order)
     return Segments(
-        row_begin=np.array([piece[1] for piece in pieces], dtype=np.int32),
-        row_end=np.array([piece[2] for piece in pieces], dtype=np.int32),
-        first_position=np.array([piece[0] for piece in pieces], dtype=np.int32),
-        slot_offsets=np.cumsum([0, *(len(piece[3]) for piece in pieces)], dtype=np.int32),
-        slots=np.concatenate([piece[3] for piece in pieces]).astype(np.int32, copy=False),
+        row_begin=row_begin[order],
+        row_end=np.concatenate(row_ends)[order],
+        first_position=first_position[order],
+        slot_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        slots=slots,
     )
+
+
+def _gather_chunks(runs: list[Int32Array], order: Int64Array) -> tuple[Int32Array, Int64Array]:
+    """Cut runs of slots into chunks and put these in order; returns them joined, and their lengths."""
+    chunks = np.empty((len(order), CHUNK_TOKENS), dtype=np.int32)
+    lengths = np.full(len(order), CHUNK_TOKENS, dtype=np.int64)
+    at = 0
+    for run in runs:
+        chunks.reshape(-1)[at * CHUNK_TOKENS : at * CHUNK_TOKENS + len(run)] = run
+        at += -(-len(run) // CHUNK_TOKENS)
+        if len(run) % CHUNK_TOKENS:
+            lengths[at - 1] = len(run) % CHUNK_TOKENS
+    chunks, lengths = chunks[order], lengths[order]
+    return chunks[np.arange(CHUNK_TOKENS) < lengths[:, np.newaxis]], lengths
 
 
 def _sampling(points: list[LogitsPoint]) -> Sampling:
@@ -107,24 +127,18 @@ def _sampling(points: list[LogitsPoint]) -> Sampling:
 def _penalties(requests: list[Request]) -> Penalties | None:
     if not any(request.penalizes for request in requests):
         return None
-    samples, tokens, counts = [], [], []
-    for index, request in enumerate(requests):
-        if not request.penalizes:
-            continue
-        output_counts = request.output_counts
-        seen = set(request.token_ids) if request.params.repetition_penalty != 1.0 else set(output_counts)
-        for token_id in sorted(seen):
-            samples.append(index)
-            tokens.append(token_id)
-            counts.append(output_counts.get(token_id, 0))
+    penalized = [request.penalized for request in requests]
+    sizes = [len(tokens) for tokens in penalized]
     params = [request.params for request in requests]
     return Penalties(
         repetition=np.array([p.repetition_penalty for p in params], dtype=np.float32),
         frequency=np.array([p.frequency_penalty for p in params], dtype=np.float32),
         presence=np.array([p.presence_penalty for p in params], dtype=np.float32),
-        entry_sample=np.array(samples, dtype=np.int32),
-        entry_token=np.array(tokens, dtype=np.int32),
-        entry_output_count=np.array(counts, dtype=np.int32),
+        entry_sample=np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
+        entry_token=np.fromiter(chain.from_iterable(penalized), np.int32, sum(sizes)),
+        entry_output_count=np.fromiter(
+            chain.from_iterable(tokens.values() for tokens in penalized), np.int32, sum(sizes)
+        ),
     )
 
 

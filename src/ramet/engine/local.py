@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import itertools
 import logging
+import os
 import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from ramet.scheduler.request import RequestOutput
 from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import compile_stop_patterns
 from ramet.tokenizer.tokenizer import Tokenizer
-from ramet.types import MAX_SEED, Chunk, Completion, Prompt, SamplingParams, Score
+from ramet.types import Chunk, Completion, Prompt, SamplingParams, Score
 
 MAX_BRANCHES = 1024
 """Most completions, or scored continuations, of one prompt."""
@@ -41,7 +42,9 @@ class LocalBackend:
         self._tokenizer = tokenizer
         self._call_ids = itertools.count()
         self._random = random.Random(seed)
-        self._lock = threading.Lock()  # guards what follows
+        self._pid = os.getpid()
+        # Guards what follows. Re-entrant: the garbage collector may close an abandoned call while we hold it.
+        self._lock = threading.RLock()
         self._receivers: dict[str, tuple[asyncio.AbstractEventLoop, Callable[[RequestOutput], None]]] = {}
         self._replies: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[EngineStats | bool]]] = {}
         self._dead: EngineDead | None = None
@@ -109,13 +112,14 @@ class LocalBackend:
         return bool(await self._call(FlushCache(next(self._call_ids))))
 
     def shutdown(self) -> None:
-        """Abort what runs and stop the core. May be called more than once."""
+        """Abort what runs and stop the core; it has stopped on return. May be called more than once."""
+        if os.getpid() != self._pid:
+            return  # a forked process has a copy of everything but the thread
         with self._lock:
-            if self._dead is not None:
-                return
-            self._dead = EngineDead("the engine has been shut down")
+            if self._dead is None:
+                self._dead = EngineDead("the engine has been shut down")
+                self._thread.send(Shutdown())
         atexit.unregister(self.shutdown)
-        self._thread.send(Shutdown())
         self._thread.join()
 
     # ----------------------------------------------------------------------------------- internals
@@ -124,6 +128,8 @@ class LocalBackend:
         token_ids = self._tokenizer.encode_prompt(prompt)
         if not token_ids:
             raise InvalidRequest("prompt must not be empty")
+        for kind in set(map(type, token_ids)) - {int}:  # whoever builds a `Tokens` by hand
+            raise InvalidRequest(f"prompt token ids must be integers, got {kind.__name__}")
         return token_ids
 
     def _collectors(self, token_ids: list[int], params: SamplingParams) -> dict[str, Collector]:
@@ -137,8 +143,7 @@ class LocalBackend:
                 )
         compile_stop_patterns(params)  # a bad pattern is refused here, not in the core
         call_id = next(self._call_ids)
-        with self._lock:
-            seed = self._random.randrange(MAX_SEED) if params.seed is None else params.seed
+        seed = self._random.getrandbits(63) if params.seed is None else params.seed
         single = replace(params, n=1)
         collectors = {}
         for index in range(params.n):
@@ -157,8 +162,7 @@ class LocalBackend:
     ) -> Iterator[None]:
         """Submit requests; ``on_output`` is called on this loop. Leaving early aborts what still runs."""
         loop = asyncio.get_running_loop()
-        with self._lock:
-            self._check_alive()
+        with self._alive():
             self._receivers.update(dict.fromkeys(receivers, (loop, on_output)))
             self._thread.send(*(receiver.message for receiver in receivers.values()))
         try:
@@ -173,34 +177,43 @@ class LocalBackend:
         """Submit requests and wait until all have ended, or one has failed."""
         done = asyncio.get_running_loop().create_future()
         unfinished = set(receivers)
+        outputs: list[RequestOutput] = []
 
         def on_output(output: RequestOutput) -> None:
-            if done.done():
-                return
-            if output.error is not None:
-                done.set_exception(output.error)
-                return
-            receivers[output.request_id].take(output)
+            outputs.append(output)
             if output.finish_reason is not None:
                 unfinished.discard(output.request_id)
-                if not unfinished:
+                if not done.done() and (output.error is not None or not unfinished):
                     done.set_result(None)
 
         with self._submitted(receivers, on_output):
             await done
+        for output in outputs:
+            if output.error is not None:
+                raise output.error
+            receivers[output.request_id].take(output)
 
     async def _call(self, message: FlushCache | GetStats) -> EngineStats | bool:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[EngineStats | bool] = loop.create_future()
-        with self._lock:
-            self._check_alive()
+        with self._alive():
             self._replies[message.call_id] = (loop, future)
             self._thread.send(message)
         return await future
 
-    def _check_alive(self) -> None:
-        if self._dead is not None:
-            raise EngineDead(str(self._dead)) from self._dead.__cause__
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Hold the lock of an engine that takes requests.
+
+        Raises:
+            EngineDead: it takes none any more, or this is a forked process.
+        """
+        if os.getpid() != self._pid:  # the lock may be held for ever, and no thread would answer
+            raise EngineDead("the engine runs in the process that made it; a forked one must make its own")
+        with self._lock:
+            if self._dead is not None:
+                raise _own(self._dead)
+            yield
 
     # ------------------------------------------------------------------- called on the core's thread
 
@@ -227,9 +240,9 @@ class LocalBackend:
 
     def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            lost = [name for name, (owner, _) in self._receivers.items() if owner is loop]
+            lost = [name for name, (owner, _) in self._receivers.copy().items() if owner is loop]
             for name in lost:
-                del self._receivers[name]
+                self._receivers.pop(name, None)
         if lost:
             logger.warning("aborting %d requests whose event loop was closed", len(lost))
             self._thread.send(Abort(lost))
@@ -240,10 +253,20 @@ class LocalBackend:
             request_ids = list(self._receivers)
             replies, self._replies = self._replies, {}
         self._on_outputs(
-            [RequestOutput(request_id=name, finish_reason="error", error=death) for name in request_ids]
+            [RequestOutput(request_id=name, finish_reason="error", error=_own(death)) for name in request_ids]
         )
         for loop, future in replies.values():
-            loop.call_soon_threadsafe(_set_exception, future, death)
+            try:
+                loop.call_soon_threadsafe(_set_exception, future, _own(death))
+            except RuntimeError:  # the loop was closed, nobody waits
+                logger.debug("a caller's event loop was closed before its answer")
+
+
+def _own(death: EngineDead) -> EngineDead:
+    """The same error anew: one that is raised in several places mixes up their tracebacks."""
+    error = EngineDead(str(death))
+    error.__cause__ = death.__cause__
+    return error
 
 
 def _call_all(calls: list[Callable[[], None]]) -> None:

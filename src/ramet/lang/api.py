@@ -1,7 +1,7 @@
 """The words of the language: `gen`, `select` and the roles.
 
-Each returns an expression; nothing runs until it is appended to a state. Arguments are checked here, at
-the line that wrote them, except for limits that depend on the defaults of the run.
+Each returns an expression; nothing runs until it is appended to a state. Names and choices are checked
+here; the values of sampling parameters where the expression is appended, merged with the run's defaults.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ramet.errors import InvalidRequest
-from ramet.lang.ir import Expr, ExprList, Gen, RoleBegin, RoleEnd, Select, join
+from ramet.lang.ir import Expr, ExprList, Gen, RoleBegin, RoleEnd, Select, check_name, join
 from ramet.lang.select import ChoicesMethod, token_length_normalized
 from ramet.types import SAMPLING_FIELDS, Role, SamplingParams, unknown_parameter
 
@@ -51,7 +51,8 @@ def gen(
         return select(name, choices, given.get("temperature"), choices_method or token_length_normalized)
     if choices_method is not None:
         raise InvalidRequest("choices_method needs choices")
-    _check_name(name)
+    if name is not None:
+        check_name(name)
     return Gen(name, sampling_overrides(given))
 
 
@@ -68,7 +69,8 @@ def select(
     Raises:
         InvalidRequest: ``choices`` is not a non-empty list of distinct non-empty strings.
     """
-    _check_name(name)
+    if name is not None:
+        check_name(name)
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise InvalidRequest(f"choices must be a list of strings, got {type(choices).__name__}")
     if not choices:
@@ -115,11 +117,6 @@ def sampling_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(f"return_logprob must be a bool, got {type(wanted).__name__}")
     overrides["logprobs"] = None if wanted is False else num_top or 0
     return overrides
-
-
-def _check_name(name: object) -> None:
-    if name is not None and not isinstance(name, str):
-        raise InvalidRequest(f"the name of a variable must be a string, got {type(name).__name__}")
 
 
 # ----------------------------------------------------------------------------------------------- roles

@@ -22,7 +22,7 @@ class Parameters:
     """The parameters of a program's function after ``s``, some of them bound already."""
 
     def __init__(self, function: Callable[..., Any], bound: Mapping[str, Any] | None = None) -> None:
-        self.program = getattr(function, "__name__", repr(function))
+        self.program = function.__name__
         self.bound = dict(bound or {})
         everything = list(inspect.signature(function).parameters.values())
         positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
@@ -95,16 +95,16 @@ class Parameters:
                 f"item {index} of run_batch must be a dict or a tuple of arguments, "
                 f"got {type(value).__name__}"
             )
-        for name in kwargs:
-            if not isinstance(name, str) or not self._accepts(name) or name in self.bound:
-                raise InvalidRequest(
-                    f"item {index} of run_batch: program {self.program!r} takes no argument {name!r} here "
-                    f"(its parameters: {self._names()}; sampling parameters go to run_batch itself)"
-                )
         try:
-            return self._bound_arguments(args, kwargs)
+            arguments, sampling = self.split(args, kwargs)
         except InvalidRequest as error:
             raise InvalidRequest(f"item {index} of run_batch: {error}") from error
+        if sampling:
+            raise InvalidRequest(
+                f"item {index} of run_batch: program {self.program!r} takes no argument "
+                f"{next(iter(sampling))!r}; sampling parameters go to run_batch itself"
+            )
+        return arguments
 
     def _bound_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         try:

@@ -107,8 +107,8 @@ class SharedPrefix:
         if self._first is None:
             self._first = (run, prompt)
         elif self._first[0] is not run:
-            self._compared = True
             prefix = common_prefix(self._first[1], prompt)
+            self._compared, self._first = True, None  # the run leads here: keeping it would make a cycle
             if len(plain_text(prefix)) > MIN_HINT_CHARACTERS:
                 run.hint_prefix(prefix)
 

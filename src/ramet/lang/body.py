@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ramet.errors import RequestAborted
@@ -34,25 +35,15 @@ class Body:
         self.error = error
         self.run.end_body()
 
-    def executing(self, keep_error: bool) -> Executing:
+    @contextmanager
+    def executing(self, keep_error: bool) -> Iterator[None]:
         """Around the code: what it raises is kept here, or raised with the run cancelled."""
-        return Executing(self, keep_error)
-
-
-class Executing:
-    """See `Body.executing`."""
-
-    def __init__(self, body: Body, keep_error: bool) -> None:
-        self._body = body
-        self._keep_error = keep_error
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        self._body.end(error)
-        if error is not None and not self._keep_error:
-            self._body.run.cancel()
-        return error is not None and self._keep_error
+        try:
+            yield
+        except BaseException as error:
+            self.end(error)
+            if not keep_error:
+                self.run.cancel()
+                raise
+        else:
+            self.end(None)

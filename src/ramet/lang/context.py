@@ -46,9 +46,6 @@ def as_backend(value: object) -> Backend:
         raise InvalidRequest(f"backend must be an object, got the class {value.__name__}")
     if isinstance(value, Backend):
         return value
-    inner = getattr(value, "backend", None)
-    if isinstance(inner, Backend):
-        return inner
     raise InvalidRequest(f"backend must be an engine or a Backend, got {value!r}")
 
 

@@ -4,10 +4,10 @@ A `Run` is one execution of a program; it has one `Stream`, and one more for eve
 submits steps from its own thread and goes on; the stream runs them as long as there are any, so an
 idle stream costs nothing and needs no shutting down.
 
-Invariant: what a stream has executed (prompt, deltas, error, queue) is touched on the event loop only;
-what the program has written (variables, role) is kept on the program's side, in the order in which the
-program wrote it. The first error stops a stream: its remaining steps are abandoned with that error, so
-whoever waits for one of them learns the cause. It must not know Python functions or user handles.
+Invariant: what a stream has executed (prompt, deltas, error) is touched on the event loop only, until the
+stream is idle; what the program has written (variables, role) is kept on the program's side, in the order
+in which the program wrote it. The first error stops a stream: its remaining steps are abandoned with that
+error, so whoever waits for one of them learns the cause. It must not know Python functions or user handles.
 """
 
 from __future__ import annotations
@@ -107,9 +107,15 @@ class Run:
         if (task := self.body_task) is not None:
             task.get_loop().call_soon_threadsafe(task.cancel)
 
+    async def body_end(self) -> None:
+        """Wait until the program's own code has ended."""
+        while not self.body_ended:
+            await self.notice.wait()
+
     async def settle(self) -> None:
         """Wait until the code has ended and all streams are idle."""
-        while not self.body_ended or self.busy:
+        await self.body_end()
+        while self.busy:
             await self.notice.wait()
 
     def hint_prefix(self, prompt: Prompt) -> None:
@@ -143,8 +149,7 @@ class Stream:
         self.appended = Prompt()  # since the fork, or the last join
         self.deltas: list[Delta] = []  # of the whole text, if streaming
         self.error: BaseException | None = None
-        self._queue: deque[Step] = deque()
-        self._current: Step | None = None
+        self._queue: deque[Step] = deque()  # the step being executed stands first until it has been done
         self._task: asyncio.Task[None] | None = None
         self._begun = parent is None
 
@@ -155,12 +160,17 @@ class Stream:
         child.role = self.role
         return child
 
+    @property
+    def idle(self) -> bool:
+        """Whether all that was submitted has been done: what the stream has come to can be read at once."""
+        return self._begun and not self._queue
+
     def submit(self, step: Step) -> None:
         """Queue a step behind those already submitted."""
-        self.run.loop.call_soon_threadsafe(self._accept, step)
-
-    def _accept(self, step: Step) -> None:
         self._queue.append(step)
+        self.run.loop.call_soon_threadsafe(self._accept)
+
+    def _accept(self) -> None:
         if self._begun or self.error is not None:
             self._work()
         self.run.notice.ring()
@@ -189,29 +199,24 @@ class Stream:
 
     async def _execute(self) -> None:
         while self._queue and self.error is None:
-            self._current = self._queue.popleft()
-            await self._current.execute(self)
-            self._current = None
+            await self._queue[0].execute(self)
+            self._queue.popleft()
 
     def _executed(self, task: asyncio.Task[None]) -> None:
         self._task = None
         self.run.busy.discard(self)
-        error: BaseException | None
         if task.cancelled():
-            error = self.error or RequestAborted(f"{self.label}: a request was cancelled by its backend")
-        else:
-            error = task.exception() or self.error
-        if error is not None:
+            reason = RequestAborted(f"{self.label}: a request was cancelled by its backend")
+            self.error = self.error or reason
+        elif (error := task.exception()) is not None:
             self.error = self.error or error
-            if self._current is not None:
-                self._current.abandon(self.error)
-                self._current = None
         self._work()
         self.run.notice.ring()
 
     def _abandon_queue(self, error: BaseException) -> None:
         while self._queue:
-            self._queue.popleft().abandon(error)
+            self._queue[0].abandon(error)
+            self._queue.popleft()
 
     def stop(self, reason: BaseException) -> None:
         """Cancel what is running and abandon what is queued."""

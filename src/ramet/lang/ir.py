@@ -26,6 +26,14 @@ class Expr:
     def __radd__(self, other: str) -> ExprList:
         return join(other, self) if isinstance(other, str) else NotImplemented
 
+    def __format__(self, spec: str) -> str:
+        """Refused: an f-string would put the expression's ``repr`` into the prompt.
+
+        Raises:
+            InvalidRequest: always.
+        """
+        raise InvalidRequest(f'{self!r} cannot stand in an f-string; join it with +: "text" + gen(...)')
+
 
 @dataclass(frozen=True, slots=True)
 class Const(Expr):
@@ -95,6 +103,16 @@ def as_nodes(value: object) -> tuple[Node, ...]:
                 f"cannot append {type(value).__name__} to a program; expected a string or an expression "
                 "such as gen(...) or select(...)"
             )
+
+
+def check_name(name: object) -> None:
+    """Check that a variable can have this name.
+
+    Raises:
+        InvalidRequest: it is not a string.
+    """
+    if not isinstance(name, str):
+        raise InvalidRequest(f"the name of a variable must be a string, got {type(name).__name__}")
 
 
 def join(*values: object) -> ExprList:

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from ramet.errors import InvalidRequest
-from ramet.event_loop import background_loop, on_loop, run_sync
+from ramet.event_loop import background_loop, on_background_thread, on_loop, run_sync
 from ramet.lang.api import sampling_overrides
 from ramet.lang.arguments import Parameters
 from ramet.lang.batch import BATCH_CHUNK, SharedPrefix, num_workers, run_all
 from ramet.lang.body import Body
 from ramet.lang.context import calling, choose_backend
 from ramet.lang.interpreter import Run, Stream
-from ramet.lang.reading import Reader
 from ramet.lang.state import ProgramState
 from ramet.types import SamplingParams
 
@@ -32,6 +31,8 @@ class Program:
     """A language-model program. Make one with ``@function``; run it with `run` or by calling it."""
 
     def __init__(self, function: Callable[..., Any], parameters: Parameters | None = None) -> None:
+        if not inspect.isroutine(function):
+            raise InvalidRequest(f"@function makes a program of a function, not of {function!r}")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise InvalidRequest(
                 f"program {function.__name__!r} must not yield: append to s, and stream with stream=True"
@@ -78,6 +79,11 @@ class Program:
             BaseException: what the program's code raises (not with ``stream=True``: then it is raised when
                 the state is read). Everything the program had started is aborted.
         """
+        if self.is_async and not stream and on_background_thread():
+            raise InvalidRequest(
+                f"program {self.name!r}: run() would block the event loop; "
+                f"use `await {self.name}.arun(...)` there"
+            )
         launch = self._launch(args, kwargs, backend, stream)
         if stream:
             launch.start(background_loop())
@@ -88,11 +94,11 @@ class Program:
     async def arun(
         self, *args: Any, backend: Any = None, stream: bool = False, **kwargs: Any
     ) -> ProgramState:
-        """`run`, awaited: returns when everything the state was given has been done.
+        """`run`, awaited: returns when everything the state and its forks were given has been done.
 
-        So plain ``state["x"]`` does not block afterwards. The code of an ``async def`` program runs on the
-        caller's event loop, that of a plain one in a thread. Failures of what was asked for are raised
-        when read, as always. Cancelling it aborts the program.
+        So plain ``state["x"]`` and ``state.text()`` do not block afterwards. The code of an ``async def``
+        program runs on the caller's event loop, that of a plain one in a thread. Failures of what was asked
+        for are raised when read, as always. Cancelling it aborts the program.
         """
         launch = self._launch(args, kwargs, backend, stream)
         if stream:
@@ -253,10 +259,10 @@ class Launch:
             await self.aexecute(keep_error=False)
         else:
             self.start(asyncio.get_running_loop())
-            await on_loop(Reader(self.stream, self.body, outside=True).body_end())
+            await on_loop(self.run.body_end())
             if self.body.error is not None:
                 raise self.body.error
-        await self.state.aerror()
+        await on_loop(self.run.settle())
 
     def complete(self) -> None:
         """Run the code and wait until nothing is running any more; errors are kept."""
@@ -279,6 +285,6 @@ def function(
     Use as ``@function`` or ``@function()``, on plain and on ``async def`` functions.
 
     Raises:
-        InvalidRequest: the first parameter is not named ``s``.
+        InvalidRequest: the first parameter is not named ``s``, or it is not a function.
     """
     return Program if func is None else Program(func)

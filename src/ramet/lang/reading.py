@@ -56,6 +56,14 @@ class Reader:
         variable = self._known(name)
         return self._outcome(name, variable, await settled(variable.outcome))
 
+    def read_prompt(self, what: str, instead: str) -> Prompt:
+        """`prompt`, waiting for it."""
+        return self._prompt_of(self._snapshot_now() or self.block(self.snapshot(), what, instead))
+
+    def read_failure(self, what: str, instead: str) -> BaseException | None:
+        """`failure`, waiting for it."""
+        return self._failure_of(self._snapshot_now() or self.block(self.snapshot(), what, instead))
+
     def block(self, coroutine: Coroutine[Any, Any, T], what: str, instead: str) -> T:
         """Wait for a coroutine on a plain thread."""
         try:
@@ -89,8 +97,8 @@ class Reader:
 
     async def body_end(self) -> None:
         """Wait until the program's code has ended, as far as this reader may."""
-        while self._awaits_body():
-            await self.stream.run.notice.wait()
+        if self.outside:
+            await self.stream.run.body_end()
 
     async def snapshot(self) -> Snapshot:
         """How things stand when all that is queued now has been done."""
@@ -106,14 +114,11 @@ class Reader:
         Raises:
             ProgramError: some of it failed.
         """
-        snapshot = await self.snapshot()
-        self._raise_failure(snapshot)
-        return snapshot.prompt
+        return self._prompt_of(await self.snapshot())
 
     async def failure(self) -> BaseException | None:
         """The error that stopped the program's code or the stream, if one did."""
-        snapshot = await self.snapshot()
-        return self.body.error or snapshot.error
+        return self._failure_of(await self.snapshot())
 
     async def deltas(self, name: str | None) -> AsyncGenerator[Delta, None]:
         """The pieces of the whole text, or of a variable, from the beginning, as they come."""
@@ -186,6 +191,20 @@ class Reader:
 
     def _awaits_body(self) -> bool:
         return self.outside and not self.stream.run.body_ended
+
+    def _snapshot_now(self) -> Snapshot | None:
+        """How things stand, if there is nothing to wait for."""
+        stream = self.stream
+        if self._awaits_body() or not stream.idle:
+            return None
+        return Snapshot(stream.prompt, stream.appended, stream.error)
+
+    def _prompt_of(self, snapshot: Snapshot) -> Prompt:
+        self._raise_failure(snapshot)
+        return snapshot.prompt
+
+    def _failure_of(self, snapshot: Snapshot) -> BaseException | None:
+        return self.body.error or snapshot.error
 
     def _outcome(self, name: str, variable: Variable, error: BaseException | None) -> Outcome:
         if error is not None:

@@ -56,7 +56,12 @@ class ProgramState:
         self.set_var(name, value)
 
     def set_var(self, name: str, value: object) -> None:
-        """Set a variable."""
+        """Set a variable.
+
+        Raises:
+            InvalidRequest: the name is not a string.
+        """
+        ir.check_name(name)
         self._stream.variables[name] = Variable.of(value)
         self._stream.run.loop.call_soon_threadsafe(self._stream.run.notice.ring)
 
@@ -89,7 +94,12 @@ class ProgramState:
 
     @contextmanager
     def var_scope(self, name: str) -> Iterator[None]:
-        """The text appended inside, without role marks, becomes the variable ``name``."""
+        """The text appended inside, without role marks, becomes the variable ``name``.
+
+        Raises:
+            InvalidRequest: the name is not a string.
+        """
+        ir.check_name(name)
         begin = ScopeBegin()
         self._stream.submit(begin)
         try:
@@ -203,7 +213,7 @@ class ProgramState:
         Raises:
             ProgramError: something that was queued failed.
         """
-        return self._reader.text_of(self._reader.block(self._reader.prompt(), "text()", "atext()"))
+        return self._reader.text_of(self._reader.read_prompt("text()", "atext()"))
 
     async def atext(self) -> str:
         """`text`, awaited."""
@@ -211,7 +221,7 @@ class ProgramState:
 
     def messages(self) -> list[dict[str, str]]:
         """The messages so far, as ``{"role", "content"}``; waits and raises like `text`."""
-        return self._reader.block(self._reader.prompt(), "messages()", "amessages()").messages()
+        return self._reader.read_prompt("messages()", "amessages()").messages()
 
     async def amessages(self) -> list[dict[str, str]]:
         """`messages`, awaited."""
@@ -223,7 +233,7 @@ class ProgramState:
         Raises:
             ProgramError: something that was queued failed.
         """
-        self._reader.block(self._reader.prompt(), "sync()", "wait()")
+        self._reader.read_prompt("sync()", "wait()")
 
     async def wait(self) -> None:
         """`sync`, awaited."""
@@ -231,7 +241,7 @@ class ProgramState:
 
     def error(self) -> BaseException | None:
         """Wait for what is queued; the error that stopped it, or None."""
-        return self._reader.block(self._reader.failure(), "error()", "aerror()")
+        return self._reader.read_failure("error()", "aerror()")
 
     async def aerror(self) -> BaseException | None:
         """`error`, awaited."""

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ramet.errors import BackendError, ProgramError
+from ramet.errors import BackendError, InvalidRequest, ProgramError
 from ramet.event_loop import closing, gather, settled, shared_future
 from ramet.lang.interpreter import Step, Stream, cause_of, plain_text
 from ramet.lang.select import ChoicesMethod, select_meta
@@ -47,14 +47,15 @@ class Generate(Step):
             completions = await run.backend.generate(stream.prompt, self.params)
         if len(completions) != self.params.n:
             raise BackendError(f"the backend returned {len(completions)} completions, not {self.params.n}")
-        first = completions[0]
+        first, metas = completions[0], [completion_meta(completion) for completion in completions]
         if first.text:
             stream.append(Generated(first.text, first.token_ids), streamed=run.streaming)
+        if not run.streaming:
+            self.variable.deltas.append((first.text, metas[0]))
         if self.params.n == 1:
-            self.variable.resolve(first.text, completion_meta(first))
+            self.variable.resolve(first.text, metas[0])
         else:
-            texts = [completion.text for completion in completions]
-            self.variable.resolve(texts, [completion_meta(completion) for completion in completions])
+            self.variable.resolve([completion.text for completion in completions], metas)
 
     async def _streamed(self, stream: Stream) -> list[Completion]:
         """The completions, recording the text of the first one as it comes."""
@@ -108,6 +109,8 @@ class Choose(Step):
             prompts.append(Prompt())
         scored = await gather([self._score(stream, prompt) for prompt in prompts])
         scores, unconditional = scored[0], scored[1] if len(scored) > 1 else None
+        if any(None in score.logprobs for score in scores):
+            raise InvalidRequest("select needs a prompt: nothing before the choices to judge them by")
         decision = self.method.decide(scores, unconditional)
         choice = self.choices[decision.index]
         stream.append(Generated(choice, scores[decision.index].token_ids))

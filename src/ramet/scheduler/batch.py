@@ -24,7 +24,7 @@ class NodeRows:
     node: KVNode
     begin: int  # the stretch, as offsets into the node
     end: int
-    probes: list[int] = field(default_factory=list)  # offsets, sorted when the batch is built
+    probes: dict[int, int] = field(default_factory=dict)  # offset -> its place, known once the batch is built
     first_row: int = 0
 
     @property
@@ -35,7 +35,7 @@ class NodeRows:
         """The row of a token, known once the batch is built."""
         if offset >= self.begin:
             return self.first_row + len(self.probes) + offset - self.begin
-        return self.first_row + self.probes.index(offset)
+        return self.first_row + self.probes[offset]
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class BatchBuilder:
         self.budget = max_rows
         self._num_prompt_rows = 0
         self._rows: dict[KVNode, NodeRows] = {}
-        self._points: list[tuple[Request, KVNode, int]] = []  # request, node, position
+        self._points: list[tuple[Request, KVNode, int]] = []  # request, node, offset
         self._requests: list[Request] = []
 
     def add(self, request: Request) -> None:
@@ -92,49 +92,34 @@ class BatchBuilder:
         path = request.path
         assert path is not None and path.length == request.num_path_tokens, (path, request.num_path_tokens)
         self._requests.append(request)
-        computed_end = self._plan_spans(request, path.tail)
-        node = path.tail
-        nodes = [node]
-        while node.start > request.logits_cursor and node.parent is not None:
-            node = node.parent
-            nodes.append(node)
-        for position in range(request.logits_cursor, computed_end):
-            while position >= nodes[-1].end:
-                nodes.pop()
-            if not self._ensure_row(request, nodes[-1], position - nodes[-1].start):
+        nodes = [path.tail]  # with pending tokens, or from the logits cursor on
+        while (above := nodes[-1].parent) is not None and not above.is_root:
+            if nodes[-1].start <= request.logits_cursor and span_of(above).num_computed == len(above):
                 break
-            self._points.append((request, nodes[-1], position))
+            nodes.append(above)
+        for node in reversed(nodes):
+            if not self._add_node(request, node):
+                break
 
-    def _plan_spans(self, request: Request, tail: KVNode) -> int:
-        """Plan the uncomputed part of a path, top down; returns the position it is computed to then."""
-        pending = []
-        node: KVNode | None = tail
-        while node is not None and not node.is_root and span_of(node).num_computed < len(node):
-            pending.append(node)
-            node = node.parent
-        for node in reversed(pending):
-            rows = self._rows_of(node)
-            count = min(self.budget, len(node) - rows.end)
-            self._count_prompt_rows(request, node.start + rows.end, count)
-            rows.end += count
-            self.budget -= count
-            if rows.end < len(node):
-                return node.start + rows.end
-        return tail.end
-
-    def _ensure_row(self, request: Request, node: KVNode, offset: int) -> bool:
-        """Make sure a token has a row in this step: a planned one, or a probe if the budget has room."""
+    def _add_node(self, request: Request, node: KVNode) -> bool:
+        """Plan a node's part of the work, in order of position; whether the budget sufficed."""
         rows = self._rows_of(node)
-        if rows.begin <= offset < rows.end or offset in rows.probes:
-            return True
-        if self.budget == 0:
-            return False
-        rows.probes.append(offset)
-        self._count_prompt_rows(request, node.start + offset, 1)
-        self.budget -= 1
-        return True
+        first_wanted = max(request.logits_cursor - node.start, 0)
+        for offset in range(first_wanted, rows.begin):
+            if offset not in rows.probes:
+                if self.budget == 0:
+                    return False
+                rows.probes[offset] = -1
+                self._spend(request, node.start + offset, 1)
+            self._points.append((request, node, offset))
+        count = min(self.budget, len(node) - rows.end)
+        self._spend(request, node.start + rows.end, count)
+        rows.end += count
+        self._points += ((request, node, offset) for offset in range(max(first_wanted, rows.begin), rows.end))
+        return rows.end == len(node)
 
-    def _count_prompt_rows(self, request: Request, position: int, count: int) -> None:
+    def _spend(self, request: Request, position: int, count: int) -> None:
+        self.budget -= count
         self._num_prompt_rows += max(0, min(position + count, request.num_prompt_tokens) - position)
 
     def _rows_of(self, node: KVNode) -> NodeRows:
@@ -150,8 +135,8 @@ class BatchBuilder:
         if num_rows == 0:
             return None
         batch = Batch(visits, num_rows, self._num_prompt_rows, self._requests)
-        for request, node, position in self._points:
-            point = LogitsPoint(request, self._rows[node].row_of(position - node.start), position)
+        for request, node, offset in self._points:
+            point = LogitsPoint(request, self._rows[node].row_of(offset), node.start + offset)
             if request.score_from is not None:
                 batch.scores.append(point)
             elif request.params.max_tokens > 0:
@@ -184,7 +169,7 @@ class BatchBuilder:
             node_rows = self._rows.get(node)
             visits.append(Visit(node, node_rows, parent_index, num_rows))
             if node_rows is not None:
-                node_rows.probes.sort()
+                node_rows.probes = {offset: place for place, offset in enumerate(sorted(node_rows.probes))}
                 node_rows.first_row = num_rows
                 num_rows += node_rows.num_rows
             visits[-1].end_row = num_rows

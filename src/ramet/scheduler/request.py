@@ -65,7 +65,6 @@ class Request:
         seed: int,
         namespace: str = "",
         client_id: str = "",
-        arrival: int = 0,
         score_from: int | None = None,
     ) -> None:
         assert score_from is None or 0 <= score_from < len(token_ids), (score_from, len(token_ids))
@@ -77,7 +76,6 @@ class Request:
         self.seed = seed
         self.namespace = namespace
         self.client_id = client_id
-        self.arrival = arrival
         self.score_from = score_from  # position of the first token to score; None = generate
         self.status = Status.WAITING
         self.path: Path | None = None
@@ -85,25 +83,24 @@ class Request:
         self.was_admitted = False
         self.num_cached_tokens = 0
         self.stop_checker = stop_checker
-        self.output_counts: dict[int, int] = {}  # only kept while penalties are in force
-        self._counts_outputs = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+        self.penalizes = (
+            params.repetition_penalty != 1.0
+            or params.frequency_penalty != 0.0
+            or params.presence_penalty != 0.0
+        )
+        # Tokens that penalties apply to, and how often the output holds each; empty without penalties.
+        self.penalized: dict[int, int] = {}
+        if params.repetition_penalty != 1.0:
+            self.penalized = dict.fromkeys(token_ids, 0)
         if score_from is not None:
             self.logits_cursor = max(score_from - 1, 0)
         else:
             self.logits_cursor = len(token_ids) - 1
 
     @property
-    def num_output_tokens(self) -> int:
-        return len(self.token_ids) - self.num_prompt_tokens
-
-    @property
     def num_path_tokens(self) -> int:
         """Tokens whose KV is needed. Nothing follows the last token of a scored continuation."""
         return len(self.token_ids) - 1 if self.score_from is not None else len(self.token_ids)
-
-    @property
-    def penalizes(self) -> bool:
-        return self._counts_outputs or self.params.repetition_penalty != 1.0
 
     def path_tokens(self) -> Int32Array:
         """The tokens whose KV is needed, as an array."""
@@ -118,6 +115,6 @@ class Request:
         """
         self.token_ids.append(token_id)
         self.logits_cursor = len(self.token_ids) - 1
-        if self._counts_outputs:
-            self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
+        if self.penalizes:
+            self.penalized[token_id] = self.penalized.get(token_id, 0) + 1
         return self.stop_checker.append(token_id)

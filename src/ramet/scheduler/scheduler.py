@@ -7,6 +7,8 @@ The scheduler knows nothing of text or tensors.
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict
 from collections.abc import Collection
 
 from ramet.config import SchedulerConfig
@@ -23,6 +25,22 @@ from ramet.types import FinishReason
 ADMISSION_RESERVE = 8
 """Slots kept for the next tokens of each running request when another one is admitted."""
 
+NOT_FINITE = "the model's logits are not finite"
+
+
+def check_config(config: SchedulerConfig) -> None:
+    """Refuse options that make no sense; before a model is loaded for them.
+
+    Raises:
+        InvalidRequest: an unknown policy, or a limit below 1.
+    """
+    if config.policy not in POLICIES:
+        raise InvalidRequest(f"policy must be one of {', '.join(sorted(POLICIES))}, got {config.policy!r}")
+    for name in ("max_batch_tokens", "max_running_requests"):
+        limit = getattr(config, name)
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidRequest(f"{name} must be an integer of at least 1, got {limit!r}")
+
 
 class Scheduler:
     """Owns the waiting and running requests and their paths."""
@@ -32,18 +50,12 @@ class Scheduler:
         Raises:
             InvalidRequest: an unknown policy, or a limit below 1.
         """
-        if config.policy not in POLICIES:
-            raise InvalidRequest(
-                f"policy must be one of {', '.join(sorted(POLICIES))}, got {config.policy!r}"
-            )
-        for name in ("max_batch_tokens", "max_running_requests"):
-            if getattr(config, name) < 1:
-                raise InvalidRequest(f"{name} must be at least 1, got {getattr(config, name)}")
+        check_config(config)
         self._cache = cache
         self._policy = POLICIES[config.policy]
         self._max_batch_tokens = config.max_batch_tokens
         self._max_running = config.max_running_requests
-        self._waiting: dict[str, Request] = {}  # in order of arrival
+        self._waiting: OrderedDict[str, Request] = OrderedDict()  # in order of arrival; the preempted first
         self._running: dict[str, Request] = {}  # in order of admission: the youngest gives way first
         self._stats = EngineStats(total_slots=cache.num_slots)
 
@@ -134,7 +146,8 @@ class Scheduler:
         self._stats.preemptions += 1
         request.status = Status.WAITING
         request.queued_at_step = self._stats.steps
-        self._waiting = {request.request_id: request, **self._waiting}
+        self._waiting[request.request_id] = request
+        self._waiting.move_to_end(request.request_id, last=False)
 
     def _leave(self, request: Request) -> None:
         self._running.pop(request.request_id, None)
@@ -156,14 +169,15 @@ class Scheduler:
         outputs += [self._take_sample(point, index, output) for index, point in enumerate(batch.samples)]
         scored: dict[str, RequestOutput] = {}
         for index, point in enumerate(batch.scores):
-            self._take_score(point, float(output.score_logprobs[index]), scored)
+            if point.request.status is Status.RUNNING:
+                self._take_score(point, float(output.score_logprobs[index]), scored)
         return outputs + list(scored.values())
 
     def _take_sample(self, point: LogitsPoint, index: int, output: ModelOutput) -> RequestOutput:
         request = point.request
         token_id = int(output.token_ids[index])
         if token_id < 0:
-            return self._finish(request, None, error=EngineError("the model's logits are not finite"))
+            return self._finish(request, None, error=EngineError(NOT_FINITE))
         self._stats.generated_tokens += 1
         try:
             stop = request.append(token_id)
@@ -191,6 +205,10 @@ class Scheduler:
 
     def _take_score(self, point: LogitsPoint, logprob: float, scored: dict[str, RequestOutput]) -> None:
         request = point.request
+        if math.isnan(logprob):
+            error = EngineError(NOT_FINITE)
+            scored[request.request_id] = self._finish(request, None, error=error)
+            return
         output = scored.get(request.request_id)
         if output is None:
             output = scored[request.request_id] = RequestOutput(request_id=request.request_id)
@@ -231,10 +249,17 @@ class Scheduler:
             error=error,
         )
 
-    def fail(self, request_ids: Collection[str], error: RametError) -> list[RequestOutput]:
-        """End requests with an error: an abort, or a step that failed. Unknown ids are ignored."""
-        requests = [self._running.get(name) or self._waiting.get(name) for name in request_ids]
-        return [self._finish(request, None, error=error) for request in requests if request is not None]
+    def fail(self, request_ids: Collection[str], kind: type[RametError], message: str) -> list[RequestOutput]:
+        """End requests with an error: an abort, or a step that failed. Unknown ids are ignored.
+
+        Each gets an error of its own: one that is raised in several places mixes up their tracebacks.
+        """
+        outputs = []
+        for name in request_ids:  # one after the other: an id may be named twice
+            request = self._running.get(name) or self._waiting.get(name)
+            if request is not None:
+                outputs.append(self._finish(request, None, error=kind(message)))
+        return outputs
 
 
 def _needs_many_rows(request: Request) -> bool:

@@ -38,9 +38,9 @@ def compile_stop_patterns(params: SamplingParams) -> list[tuple[str, regex.Patte
     for source in params.stop_regex:
         try:
             pattern = regex.compile(source)
-        except regex.error as error:
+        except (regex.error, RecursionError) as error:
             raise InvalidRequest(f"stop_regex {source!r} does not compile: {error}") from error
-        if pattern.fullmatch(""):
+        if _search(source, pattern, "", 0) is not None:
             raise InvalidRequest(f"stop_regex {source!r} matches the empty string")
         patterns.append((source, pattern))
     return patterns
@@ -78,7 +78,7 @@ class StopChecker:
         """Take the next output token; says whether it ends the request.
 
         Raises:
-            InvalidRequest: a stop regex takes too long on this output.
+            InvalidRequest: a stop regex takes too long or too much memory on this output.
         """
         self._num_tokens += 1
         if token_id in self._eos:
@@ -101,21 +101,25 @@ class StopChecker:
         held_from = len(self._text)
         found: tuple[int, str] | None = None
         for source, pattern in self._patterns:
-            try:
-                match = pattern.search(self._text, self._search_from, timeout=MATCH_TIMEOUT_SECONDS)
-                if match is None:
-                    match = pattern.search(
-                        self._text, self._search_from, partial=True, timeout=MATCH_TIMEOUT_SECONDS
-                    )
-                    if match is not None:
-                        held_from = min(held_from, match.start())
-                elif found is None or match.start() < found[0]:
-                    found = (match.start(), source)
-            except TimeoutError as error:
-                raise InvalidRequest(
-                    f"stop_regex {source!r} took more than {MATCH_TIMEOUT_SECONDS} s on the output"
-                ) from error
+            match = _search(source, pattern, self._text, self._search_from)
+            if match is None:
+                match = _search(source, pattern, self._text, self._search_from, partial=True)
+                if match is not None:
+                    held_from = min(held_from, match.start())
+            elif found is None or match.start() < found[0]:
+                found = (match.start(), source)
         if found is not None:
             return Stop("stop", found[1], found[0])
         self._search_from = held_from
         return None
+
+
+def _search(
+    source: str, pattern: regex.Pattern[str], text: str, start: int, *, partial: bool = False
+) -> regex.Match[str] | None:
+    try:
+        return pattern.search(text, start, partial=partial, timeout=MATCH_TIMEOUT_SECONDS)
+    except (TimeoutError, MemoryError) as error:  # endless backtracking, endless recursion
+        raise InvalidRequest(
+            f"stop_regex {source!r} took more than {MATCH_TIMEOUT_SECONDS} s or too much memory to match"
+        ) from error
