@@ -143,3 +143,9 @@ def test_bad_calls_are_typed_errors_and_the_engine_keeps_serving(engine):
     with pytest.raises(rm.ModelNotFound, match="nowhere"):
         rm.Engine("/nowhere/model.gguf")
     assert engine.generate("hi", max_tokens=1).usage.completion_tokens == 1
+
+
+def test_text_the_vocabulary_cannot_spell_is_refused_as_a_continuation(engine):
+    with pytest.raises(rm.InvalidRequest, match="no tokens in this vocabulary"):
+        engine.score("hi", ["\x04"])
+    assert engine.generate("hi", max_tokens=1).usage.completion_tokens == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import tokenizers
 
+from ramet.errors import InvalidRequest
 from ramet.tokenizer.text_encoder import AddedToken, TextEncoder
 
 # One id per letter: what matters here is what is cut out.
@@ -56,3 +58,8 @@ def test_single_words_are_no_part_of_a_word():
     assert everywhere("a cab") == ["a", " ", WHOLE]
     assert everywhere("acab") == list("acab")
     assert everywhere("cab_") == list("cab_")
+
+
+def test_half_a_surrogate_pair_is_refused_by_position():
+    with pytest.raises(InvalidRequest, match="character 1 is"):
+        encode("a\ud800")

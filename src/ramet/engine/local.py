@@ -82,6 +82,8 @@ class LocalBackend:
             if not isinstance(text, str) or not text:
                 raise InvalidRequest(f"continuations[{index}] must be a non-empty string")
             tail = self._tokenizer.encode_continuation(text)
+            if not tail:
+                raise InvalidRequest(f"continuations[{index}] {text!r} has no tokens in this vocabulary")
             message = AddRequest(
                 request_id=f"{call_id}.{index}",
                 token_ids=token_ids + tail,

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 
 import tokenizers
 
+from ramet.errors import InvalidRequest
+
 PrefixScheme: TypeAlias = Literal["never", "first", "always"]
 Span: TypeAlias = tuple[int, int]
 
@@ -66,7 +68,16 @@ class TextEncoder:
             text: the run.
             trusted: spans of it, in order, in which special tokens are recognised.
             continues: the run follows other tokens, so it gets no prefix at its start.
+
+        Raises:
+            InvalidRequest: the text holds half a surrogate pair, so it is no Unicode text.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"text is not valid Unicode: character {error.start} is {text[error.start]!r}"
+            ) from error
         token_ids: list[int] = []
         prefixed = self._prefix != "never" and not continues
         for piece in self._split(text, trusted):
