@@ -18,7 +18,7 @@ from runner.tiny_models import CPU, random_weights, tiny_config
 
 def test_a_runner_from_weights(caplog):
     config = tiny_config()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="ramet.runner.build"):
         runner = runner_from_weights(
             config, random_weights(config), ModelOptions(device="cpu"), max_kv_tokens=70
         )
