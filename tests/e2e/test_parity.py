@@ -9,8 +9,9 @@ from plans import Sequence, Step, model_input
 from ramet.attention.base import ForwardBatch
 from ramet.attention.reference import ReferenceAttention
 from ramet.models.registry import model_constructor
+from ramet.models.stored import as_float32
 from ramet.models.weights import load_model_config, open_weights
-from ramet.runner.memory import KVPool
+from ramet.runner.kv_pool import KVPool
 from ramet.types import Prompt
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
@@ -40,7 +41,7 @@ def reference(model_path):
         )
     ).eval()
     weights = open_weights(model_path, config)
-    state = {name: weights.tensor(name).float() for name in weights.names()}
+    state = {name: torch.from_numpy(as_float32(weights.stored(name))) for name in weights.names()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from stored_models import TINY, random_weights, write_gguf
+from stored_models import TINY, interleaved, random_weights, write_gguf
 
 from ramet.errors import CorruptWeights, UnsupportedModel
+from ramet.models.stored import as_float32
 from ramet.models.tensor_shapes import tensor_shapes
+from ramet.models.torch_weights import tensor
 from ramet.models.weights import load_model_config, open_weights
 
 DOWN = "model.layers.0.mlp.down_proj.weight"  # rows of 256 values fit every block size
@@ -115,11 +117,14 @@ def test_blocks_mean_what_their_definition_says(tmp_path, kind):
     blocks = random_blocks(kind)
     encoded = blocks.reshape(DOWN_SHAPE[0], -1)
     path = write_gguf(tmp_path / "m.gguf", TINY, random_weights(TINY), raw={DOWN: (encoded, kind)})
-    tensor = open_weights(path, TINY).tensor(DOWN)
+    stored = open_weights(path, TINY).stored(DOWN)
+    assert (stored.shape, stored.type) == (DOWN_SHAPE, kind.name)
+    assert np.array_equal(stored.data, encoded)
     expected = [value for block in blocks for value in DEFINITIONS[kind](block.tobytes())]
-    assert tensor.dtype == torch.float32
-    assert tensor.shape == DOWN_SHAPE
-    np.testing.assert_allclose(tensor.numpy().ravel(), expected, rtol=1e-5, atol=1e-6)
+    values = as_float32(stored)
+    assert (values.dtype, values.shape) == (np.float32, DOWN_SHAPE)
+    np.testing.assert_allclose(values.ravel(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(tensor(stored), torch.from_numpy(values))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_quantized_weights_come_back_close(tmp_path, kind):
     weights = random_weights(TINY)
     encoded = gguf.quants.quantize(weights[DOWN], kind)
     path = write_gguf(tmp_path / "m.gguf", TINY, weights, raw={DOWN: (encoded, kind)})
-    error = open_weights(path, TINY).tensor(DOWN).numpy() - weights[DOWN]
+    error = as_float32(open_weights(path, TINY).stored(DOWN)) - weights[DOWN]
     assert np.abs(error).max() < 0.4
 
 
@@ -142,9 +147,12 @@ def test_floats_come_as_they_are_stored(tmp_path, kind, dtype):
     weights = random_weights(TINY)
     encoded = gguf.quants.quantize(weights[DOWN], kind)
     path = write_gguf(tmp_path / "m.gguf", TINY, weights, raw={DOWN: (encoded, kind)})
-    tensor = open_weights(path, TINY).tensor(DOWN)
-    assert tensor.dtype == dtype
-    assert torch.equal(tensor, torch.from_numpy(weights[DOWN]).to(dtype))
+    stored = open_weights(path, TINY).stored(DOWN)
+    assert (stored.shape, stored.type) == (DOWN_SHAPE, kind.name)
+    expected = torch.from_numpy(weights[DOWN]).to(dtype)
+    assert tensor(stored).dtype == dtype
+    assert torch.equal(tensor(stored), expected)
+    assert np.array_equal(as_float32(stored), expected.float().numpy())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
@@ -163,7 +171,42 @@ def test_every_tensor_is_found_and_rotary_rows_are_in_order(tmp_path, architectu
     weights = open_weights(path, config)
     assert list(weights.names()) == list(expected)
     for name in weights.names():
-        assert np.array_equal(weights.tensor(name).numpy(), expected[name]), name
+        assert np.array_equal(as_float32(weights.stored(name)), expected[name]), name
+
+
+@pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_1, Type.BF16, Type.F16], ids=lambda kind: kind.name)
+def test_rotary_rows_are_moved_as_they_are_stored(tmp_path, kind):
+    config = replace(TINY, qkv_bias=True)
+    weights, raw, expected = random_weights(config), {}, {}
+    for part, heads in (("q_proj", config.num_heads), ("k_proj", config.num_kv_heads)):
+        name = f"model.layers.1.self_attn.{part}.weight"
+        expected[name] = gguf.quants.quantize(weights[name], kind)
+        raw[name] = (gguf.quants.quantize(interleaved(weights[name], heads), kind), kind)
+    path = write_gguf(tmp_path / "m.gguf", config, weights, raw=raw)
+    for name, encoded in expected.items():
+        stored = open_weights(path, config).stored(name)
+        assert (stored.shape, stored.type) == (weights[name].shape, kind.name)
+        assert np.array_equal(stored.data, encoded.view(np.uint8))
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.BF16, Type.Q8_0], ids=lambda kind: kind.name)
+def test_elements_of_a_rotary_bias_are_moved_one_by_one(tmp_path, kind):
+    config, name = replace(TINY, qkv_bias=True), "model.layers.0.self_attn.q_proj.bias"
+    weights = random_weights(config)
+    encoded = gguf.quants.quantize(interleaved(weights[name], config.num_heads), kind)
+    path = write_gguf(tmp_path / "m.gguf", config, weights, raw={name: (encoded, kind)})
+    stored = open_weights(path, config).stored(name)
+    assert stored.type == ("F32" if kind == Type.Q8_0 else kind.name)  # no block has elements that could move
+    assert (stored.shape, len(stored.data)) == (weights[name].shape, 1)
+    as_written = gguf.quants.dequantize(encoded, kind)
+    assert np.array_equal(interleaved(as_float32(stored), config.num_heads), as_written)
+
+
+def test_what_is_not_moved_stays_on_the_map_of_the_file(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", TINY, random_weights(TINY))
+    data = open_weights(path, TINY).stored(DOWN).data
+    assert not data.flags.writeable
+    assert not data.flags.owndata
 
 
 # -------------------------------------------------------------------------------------------- bad files
@@ -173,7 +216,7 @@ def test_types_we_do_not_read_are_named(tmp_path):
     blocks = np.zeros((DOWN_SHAPE[0], 84), dtype=np.uint8)
     path = write_gguf(tmp_path / "m.gguf", TINY, random_weights(TINY), raw={DOWN: (blocks, Type.Q2_K)})
     with pytest.raises(UnsupportedModel, match=r"blk\.0\.ffn_down\.weight' has type Q2_K"):
-        open_weights(path, TINY).tensor(DOWN)
+        open_weights(path, TINY).stored(DOWN)
 
 
 def test_missing_tensors_are_named(tmp_path):
@@ -188,7 +231,7 @@ def test_another_shape_than_the_config_says_is_reported(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", TINY, random_weights(TINY))
     config = replace(load_model_config(path), intermediate_size=128)
     with pytest.raises(CorruptWeights, match=r"shape \(32, 256\), the config says \(32, 128\)"):
-        open_weights(path, config).tensor(DOWN)
+        open_weights(path, config).stored(DOWN)
 
 
 @pytest.mark.parametrize("kept", [20, 300, -4000, -1])
@@ -202,4 +245,4 @@ def test_a_truncated_file_is_reported(tmp_path, kept):
 def test_a_tensor_the_model_does_not_have(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", TINY, random_weights(TINY))
     with pytest.raises(CorruptWeights, match="no tensor 'nothing'"):
-        open_weights(path, TINY).tensor("nothing")
+        open_weights(path, TINY).stored("nothing")

@@ -10,9 +10,10 @@ from ramet.attention.base import ForwardBatch
 from ramet.attention.reference import ReferenceAttention
 from ramet.errors import UnsupportedModel
 from ramet.models.config import ModelConfig, RopeScaling
+from ramet.models.frequencies import rotary_frequencies
 from ramet.models.llama import LlamaModel
 from ramet.models.registry import MODELS, model_constructor
-from ramet.runner.memory import KVPool
+from ramet.runner.kv_pool import KVPool
 from runner.tiny_models import CPU, DictWeights, random_weights, tiny_config
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -142,6 +143,12 @@ def test_wrong_number_of_frequency_divisors_is_refused():
     config = tiny_config(rope_scaling=RopeScaling(kind="tensor", frequency_divisors=(1.0,) * 15))
     with pytest.raises(UnsupportedModel, match="15 values, but head_dim 32 needs 16"):
         LlamaModel(config, random_weights(config), dtype=torch.float32, device=CPU)
+
+
+def test_frequency_divisors_of_zero_are_refused():
+    config = tiny_config(rope_scaling=RopeScaling(kind="tensor", frequency_divisors=(1.0,) * 15 + (0.0,)))
+    with pytest.raises(UnsupportedModel, match=r"positive values, the smallest is 0\.0"):
+        rotary_frequencies(config)
 
 
 def test_loading_reports_progress():

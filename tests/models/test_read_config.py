@@ -220,6 +220,7 @@ def test_what_the_model_code_does_not_do_is_refused_by_name(tmp_path, changes, n
         ({"num_key_value_heads": 3}, "4 heads cannot share 3"),
         ({"rope_scaling": {"type": "linear"}}, "'factor'"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "original_max_position_embeddings"),
+        ({"rope_scaling": {**LLAMA3, "high_freq_factor": 1.0}}, "low_freq_factor must be less than high"),
         ({"rope_scaling": "yarn"}, "rope_scaling must be an object"),
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"attention_bias": "yes"}, "attention_bias must be true or false"),

@@ -11,14 +11,16 @@ from attention.plans import Sequence, Step, model_input
 from ramet.config import ModelOptions
 from ramet.errors import EngineDead, InvalidRequest, ModelError, UnsupportedFeature, UnsupportedModel
 from ramet.runner import machine
-from ramet.runner.build import choose_device, choose_dtype, runner_from_weights
-from ramet.runner.memory import KVPool, choose_num_slots, slot_bytes
+from ramet.runner.build import runner_from_weights
+from ramet.runner.kv_pool import KVPool
+from ramet.runner.memory import choose_num_slots, slot_bytes
+from ramet.runner.torch_build import choose_device, choose_dtype
 from runner.tiny_models import CPU, random_weights, tiny_config
 
 
 def test_a_runner_from_weights(caplog):
     config = tiny_config()
-    with caplog.at_level(logging.INFO, logger="ramet.runner.build"):
+    with caplog.at_level(logging.INFO, logger="ramet.runner.torch_build"):
         runner = runner_from_weights(
             config, random_weights(config), ModelOptions(device="cpu"), max_kv_tokens=70
         )
@@ -55,22 +57,22 @@ def test_without_cuda_auto_is_the_cpu():
 
 def test_the_pool_takes_a_quarter_of_the_memory_or_four_contexts():
     config = tiny_config()
-    per_slot = slot_bytes(config, torch.float32)
+    per_slot = slot_bytes(config, 4)
     assert per_slot == 2 * 2 * 2 * 32 * 4
-    assert choose_num_slots(config, torch.float32, 400 * per_slot, None) == 100
-    assert choose_num_slots(config, torch.float32, 10**12, None) == 4 * 512
-    assert choose_num_slots(config, torch.bfloat16, 400 * per_slot, None) == 200
-    assert choose_num_slots(config, torch.float32, 400 * per_slot, 399) == 399
+    assert choose_num_slots(config, 4, 400 * per_slot, None) == 100
+    assert choose_num_slots(config, 4, 10**12, None) == 4 * 512
+    assert choose_num_slots(config, 2, 400 * per_slot, None) == 200
+    assert choose_num_slots(config, 4, 400 * per_slot, 399) == 399
 
 
 def test_a_pool_that_cannot_be_is_refused_with_numbers():
     config = tiny_config()
     with pytest.raises(ModelError, match=r"max_kv_tokens=1,000 needs 1,024,000 bytes.*at most 97 slots"):
-        choose_num_slots(config, torch.float32, 100_000, 1000)
+        choose_num_slots(config, 4, 100_000, 1000)
     with pytest.raises(ModelError, match="no memory for the KV pool"):
-        choose_num_slots(config, torch.float32, 1000, None)
+        choose_num_slots(config, 4, 1000, None)
     with pytest.raises(InvalidRequest, match="max_kv_tokens must be at least 1, got 0"):
-        choose_num_slots(config, torch.float32, 10**9, 0)
+        choose_num_slots(config, 4, 10**9, 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

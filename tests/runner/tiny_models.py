@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ramet.attention.reference import ReferenceAttention
 from ramet.models.config import ModelConfig
 from ramet.models.llama import LlamaModel
+from ramet.models.stored import StoredTensor
 from ramet.models.tensor_shapes import tensor_shapes
-from ramet.runner.memory import KVPool
+from ramet.runner.kv_pool import KVPool
 from ramet.runner.model_runner import TorchModelRunner
 
 CPU = torch.device("cpu")
 
 
 class DictWeights:
-    """Weights held in a dict."""
+    """Float32 weights held in a dict."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self.tensors = tensors
@@ -23,8 +25,9 @@ class DictWeights:
     def names(self):
         return self.tensors
 
-    def tensor(self, name: str) -> torch.Tensor:
-        return self.tensors[name]
+    def stored(self, name: str) -> StoredTensor:
+        values = self.tensors[name].contiguous().numpy()
+        return StoredTensor.of(values.shape, "F32", values.reshape(-1).view(np.uint8))
 
 
 def tiny_config(**given) -> ModelConfig:

@@ -1,35 +1,13 @@
-"""What a model is built from, and what a runner asks of it."""
+"""What the torch runner asks of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 
 from ramet.attention.base import AttentionBackend, ForwardBatch, KVStore
 from ramet.models.config import ModelConfig
-
-OnProgress: TypeAlias = Callable[[int, int], None]
-"""Called with (steps done, steps in all) while a model loads."""
-
-
-class Weights(Protocol):
-    """Tensors of a checkpoint under their Hugging Face names, such as ``model.norm.weight``.
-
-    Each has the shape that the model's configuration says; what reads the files checks it.
-    """
-
-    def names(self) -> Iterable[str]: ...
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """The tensor on the CPU in a floating-point dtype.
-
-        Raises:
-            CorruptWeights: there is no such tensor, or it is damaged.
-            UnsupportedModel: its type cannot be read.
-        """
-        ...
 
 
 class CausalModel(Protocol):

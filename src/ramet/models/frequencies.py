@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from ramet.errors import UnsupportedModel
 from ramet.models.config import ModelConfig, RopeScaling
 
 
-def rotary_frequencies(config: ModelConfig) -> tuple[torch.Tensor, float]:
+def rotary_frequencies(config: ModelConfig) -> tuple[NDArray[np.float64], float]:
     """Radians per position, ``[head_dim / 2]`` float64, and the magnitude of cosines and sines.
 
     Raises:
         UnsupportedModel: the scaling does not fit the model.
     """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
     frequencies = config.rope_theta**-exponents
     scaling = config.rope_scaling
     if scaling is None:
@@ -27,24 +28,28 @@ def rotary_frequencies(config: ModelConfig) -> tuple[torch.Tensor, float]:
         return _llama3(frequencies, scaling), 1.0
     if scaling.kind == "yarn":
         return _yarn(frequencies, scaling, config), scaling.attention_factor
-    divisors = torch.tensor(scaling.frequency_divisors, dtype=torch.float64)
+    divisors = np.array(scaling.frequency_divisors, dtype=np.float64)
     if divisors.shape != frequencies.shape:
         raise UnsupportedModel(
-            f"rope_freqs.weight has {divisors.numel()} values, but head_dim {config.head_dim} needs "
-            f"{frequencies.numel()}"
+            f"rope_freqs.weight has {divisors.size} values, but head_dim {config.head_dim} needs "
+            f"{frequencies.size}"
+        )
+    if not (divisors > 0).all():
+        raise UnsupportedModel(
+            f"rope_freqs.weight must hold positive values, the smallest is {divisors.min()}"
         )
     return frequencies / divisors, 1.0
 
 
-def _llama3(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
+def _llama3(frequencies: NDArray[np.float64], scaling: RopeScaling) -> NDArray[np.float64]:
     """Wavelengths that fit the trained context many times stay, those that hardly fit are stretched."""
     turns = frequencies * scaling.original_context_length / (2 * math.pi)  # over the trained context
     kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    kept = kept.clamp(0.0, 1.0)
+    kept = np.clip(kept, 0.0, 1.0)
     return frequencies * kept + frequencies / scaling.factor * (1 - kept)
 
 
-def _yarn(frequencies: torch.Tensor, scaling: RopeScaling, config: ModelConfig) -> torch.Tensor:
+def _yarn(frequencies: NDArray[np.float64], scaling: RopeScaling, config: ModelConfig) -> NDArray[np.float64]:
     """A linear ramp over the index of the frequency, between two numbers of turns (arXiv 2309.00071)."""
 
     def index_of(turns: float) -> float:
@@ -53,6 +58,6 @@ def _yarn(frequencies: torch.Tensor, scaling: RopeScaling, config: ModelConfig) 
 
     low = max(math.floor(index_of(scaling.beta_fast)), 0)
     high = min(math.ceil(index_of(scaling.beta_slow)), config.head_dim - 1)
-    index = torch.arange(frequencies.shape[0], dtype=torch.float64)
-    stretched = ((index - low) / max(high - low, 1e-3)).clamp(0.0, 1.0)
+    index = np.arange(frequencies.size, dtype=np.float64)
+    stretched = np.clip((index - low) / max(high - low, 1e-3), 0.0, 1.0)
     return frequencies * (1 - stretched) + frequencies / scaling.factor * stretched

@@ -1,32 +1,23 @@
-"""Weights from a GGUF file: names, block formats and llama.cpp's order of rotary rows undone."""
+"""Weights from a GGUF file: names and llama.cpp's order of rotary rows undone.
+
+Blocks stay encoded: rows are moved whole.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from gguf.constants import GGMLQuantizationType as TensorType
-from gguf.quants import dequantize
 
 from ramet.errors import CorruptWeights, UnsupportedModel
-from ramet.gguf_file import GgufFile, GgufTensor
+from ramet.gguf_file import GgufFile
 from ramet.models.config import ModelConfig
+from ramet.models.stored import FLOAT_BYTES, StoredTensor, as_float32
 from ramet.models.tensor_shapes import tensor_shapes
 
-_BLOCK_TYPES = frozenset(
-    {
-        TensorType.Q4_0,
-        TensorType.Q4_1,
-        TensorType.Q5_0,
-        TensorType.Q5_1,
-        TensorType.Q8_0,
-        TensorType.Q4_K,
-        TensorType.Q5_K,
-        TensorType.Q6_K,
-    }
-)
+_BLOCK_TYPES = ("Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0")
 
 _TOP_LEVEL = {
     "model.embed_tokens": "token_embd",
@@ -75,7 +66,7 @@ class GgufWeights:
     def names(self) -> Iterable[str]:
         return tuple(self._shapes)
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def stored(self, name: str) -> StoredTensor:
         shape = self._shapes.get(name)
         if shape is None:
             raise CorruptWeights(f"{self._file.path}: a model of this config has no tensor {name!r}")
@@ -84,39 +75,28 @@ class GgufWeights:
             raise CorruptWeights(
                 f"{self._file.path}: tensor {entry.name!r} has shape {entry.shape}, the config says {shape}"
             )
-        tensor = self._read(entry)
+        kind = entry.tensor_type.name
+        if kind not in FLOAT_BYTES and kind not in _BLOCK_TYPES:
+            raise UnsupportedModel(
+                f"{self._file.path}: tensor {entry.name!r} has type {kind}; supported are "
+                f"{', '.join((*FLOAT_BYTES, *_BLOCK_TYPES))}"
+            )
+        stored = StoredTensor.of(shape, kind, self._file.data(entry))
         heads = {"q_proj": self._config.num_heads, "k_proj": self._config.num_kv_heads}
         projection = name.split(".")[-2]
         if projection in heads and self._config.architecture in _PERMUTED_ARCHITECTURES:
-            tensor = _unpermute(tensor, heads[projection])
-        return tensor
-
-    def _read(self, entry: GgufTensor) -> torch.Tensor:
-        raw = self._file.data(entry)
-        match entry.tensor_type:
-            case TensorType.F32:
-                values = torch.from_numpy(raw.view("<f4").copy())
-            case TensorType.F16:
-                values = torch.from_numpy(raw.view("<f2").copy())
-            case TensorType.BF16:
-                values = torch.from_numpy(raw.view("<i2").copy()).view(torch.bfloat16)
-            case kind if kind in _BLOCK_TYPES:
-                rows = raw.reshape(-1, entry.num_bytes // (np.prod(entry.shape[:-1], dtype=int) or 1))
-                values = torch.from_numpy(dequantize(rows, kind))
-            case kind:
-                supported = ", ".join(sorted(t.name for t in _BLOCK_TYPES))
-                raise UnsupportedModel(
-                    f"{self._file.path}: tensor {entry.name!r} has type {kind.name}; supported are F32, F16, "
-                    f"BF16, {supported}"
-                )
-        return values.reshape(entry.shape)
+            return _unpermute(stored, heads[projection])
+        return stored
 
 
-def _unpermute(tensor: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Rows of q or k (or their bias) from llama.cpp's order to Hugging Face's.
+def _unpermute(stored: StoredTensor, num_heads: int) -> StoredTensor:
+    """Rows of q or k, or elements of their bias, from llama.cpp's order to Hugging Face's.
 
     llama.cpp rotates neighbouring rows of a head, Hugging Face a row of the first half with one of the
     second; converters interleave the halves, and this takes them apart again.
     """
-    pairs = tensor.reshape(num_heads, -1, 2, *tensor.shape[1:])  # [heads, head_dim / 2, 2, ...]
-    return pairs.transpose(1, 2).reshape(tensor.shape)
+    if len(stored.shape) == 1 and stored.type not in FLOAT_BYTES:  # elements of one block cannot move
+        stored = StoredTensor.of(stored.shape, "F32", as_float32(stored).view(np.uint8))
+    half = stored.shape[0] // num_heads // 2
+    pairs = stored.data.reshape(num_heads, half, 2, -1)  # the last are the bytes of a row or an element
+    return replace(stored, data=pairs.swapaxes(1, 2).reshape(stored.data.shape))

@@ -15,9 +15,10 @@ from ramet.layers.activation import silu_and_multiply
 from ramet.layers.linear import linear
 from ramet.layers.norm import rms_norm
 from ramet.layers.rope import RotaryTable, rotate
-from ramet.models.base import OnProgress, Weights
 from ramet.models.config import ModelConfig
 from ramet.models.frequencies import rotary_frequencies
+from ramet.models.stored import OnProgress, StoredWeights
+from ramet.models.torch_weights import tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class LlamaModel:
     def __init__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: StoredWeights,
         *,
         dtype: torch.dtype,
         device: torch.device,
@@ -74,7 +75,7 @@ class LlamaModel:
         self._norm = loader.load("model.norm.weight")
         self._head = self._embedding if config.tie_word_embeddings else loader.load("lm_head.weight")
         frequencies, magnitude = rotary_frequencies(config)
-        self._rotary = RotaryTable(frequencies, magnitude, config.context_length, device)
+        self._rotary = RotaryTable(torch.from_numpy(frequencies), magnitude, config.context_length, device)
         if on_progress is not None:
             on_progress(total, total)
 
@@ -114,7 +115,7 @@ class _Loader:
     """Takes tensors from a checkpoint and casts each one once, so that no second copy stays."""
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, dtype: torch.dtype, device: torch.device
+        self, config: ModelConfig, weights: StoredWeights, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._config = config
         self._weights = weights
@@ -122,7 +123,7 @@ class _Loader:
         self._device = device
 
     def load(self, name: str) -> torch.Tensor:
-        return self._weights.tensor(name).to(device=self._device, dtype=self._dtype).contiguous()
+        return tensor(self._weights.stored(name)).to(device=self._device, dtype=self._dtype).contiguous()
 
     def projection(self, prefix: str, *parts: str, bias: bool) -> Projection:
         """The linear layers ``prefix.part``, stacked in order."""

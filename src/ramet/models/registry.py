@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 
 from ramet.errors import UnsupportedModel
-from ramet.models.base import CausalModel, OnProgress, Weights
+from ramet.models.base import CausalModel
 from ramet.models.config import ModelConfig
 from ramet.models.llama import LlamaModel
+from ramet.models.stored import OnProgress, StoredWeights
 
 
 class ModelConstructor(Protocol):
@@ -18,7 +19,7 @@ class ModelConstructor(Protocol):
     def __call__(
         self,
         config: ModelConfig,
-        weights: Weights,
+        weights: StoredWeights,
         *,
         dtype: torch.dtype,
         device: torch.device,

@@ -55,12 +55,17 @@ def read_rope(path: Path, config: Mapping[str, Any], context_length: int) -> tup
     if kind == "llama3":
         if original is None:
             raise CorruptWeights(f"{path}: rope scaling 'llama3' needs original_max_position_embeddings")
+        low, high = reader.number("low_freq_factor"), reader.number("high_freq_factor")
+        if low >= high:
+            raise CorruptWeights(
+                f"{path}: low_freq_factor must be less than high_freq_factor, got {low} and {high}"
+            )
         return rope_theta, RopeScaling(
             kind="llama3",
             factor=reader.number("factor"),
             original_context_length=original,
-            low_freq_factor=reader.number("low_freq_factor"),
-            high_freq_factor=reader.number("high_freq_factor"),
+            low_freq_factor=low,
+            high_freq_factor=high,
         )
     if kind == "yarn":
         if merged.get("truncate") is False:

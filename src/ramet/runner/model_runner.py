@@ -12,7 +12,7 @@ from ramet.attention.base import AttentionBackend, ForwardBatch
 from ramet.errors import EngineDead
 from ramet.model_io import ModelInput, ModelOutput
 from ramet.models.base import CausalModel
-from ramet.runner.memory import KVPool
+from ramet.runner.kv_pool import KVPool
 from ramet.runner.sampler import Scores, sample
 
 
