@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+KVDType: TypeAlias = Literal["auto", "float32", "bfloat16"]
+KernelChoice: TypeAlias = Literal["auto", "native", "torch"]
 PolicyName: TypeAlias = Literal["fcfs", "lpm"]
 
 
@@ -17,6 +19,9 @@ class ModelOptions:
     model: str | None = None  # a GGUF file, a Hugging Face folder or a hub id; None is the bundled model
     device: Device = "auto"
     dtype: DType = "auto"
+    kv_dtype: KVDType = "auto"  # of the KV pool; "auto" follows dtype, and is bfloat16 where that is "auto"
+    kernels: KernelChoice = "auto"  # on a CPU: "auto" is native where there are native kernels
+    num_threads: int | None = None  # of the native kernels; None: the cores this process really has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

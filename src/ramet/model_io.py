@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
+UInt32Array = NDArray[np.uint32]
 UInt64Array = NDArray[np.uint64]
 Float32Array = NDArray[np.float32]
 
@@ -72,7 +73,10 @@ class Sampling:
     """What to draw. Several samples may be drawn from the same row (``n > 1``).
 
     A draw uses a counter-based generator keyed by (seed, position), so it depends on nothing else.
-    Order: penalties, bias, temperature, top-k, top-p, min-p.
+    Order: penalties, bias, bitmask, temperature, top-k, top-p, min-p.
+
+    ``bitmask`` says which tokens a sample may draw: token ``t`` is allowed if bit ``t % 32`` (0 is the
+    lowest) of word ``t // 32`` is set. A token that is not is never drawn, whatever its logit.
     """
 
     rows: Int32Array  # [num_samples] row of the logits
@@ -85,6 +89,7 @@ class Sampling:
     num_top_logprobs: Int32Array  # [num_samples] -1 = no logprobs wanted
     penalties: Penalties | None = None
     bias: LogitBias | None = None
+    bitmask: UInt32Array | None = None  # [num_samples, ceil(vocab_size / 32)] None = all tokens allowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from ramet import __version__
 from ramet.cli.chat import chat
 from ramet.cli.demo import demo
+from ramet.cli.info import info
 from ramet.cli.models import models
 from ramet.cli.run import run
 from ramet.cli.terminal import errors_console, show_error
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(run)
 app.command()(chat)
+app.command()(info)
 app.add_typer(models, name="models")
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from ramet.config import CacheConfig, Device, DType, EngineConfig, ModelOptions, PolicyName, SchedulerConfig
+from ramet.config import (
+    CacheConfig,
+    Device,
+    DType,
+    EngineConfig,
+    KernelChoice,
+    KVDType,
+    ModelOptions,
+    PolicyName,
+    SchedulerConfig,
+)
 from ramet.engine.build import build_backend
 from ramet.event_loop import run_sync
 from ramet.facade import Facade
@@ -20,7 +30,12 @@ class Engine(Facade):
     Args:
         model: a GGUF file, a Hugging Face folder or a hub id; ``None`` is the bundled SmolLM2-135M.
         device: ``auto`` takes a GPU if there is one.
-        dtype: what the model computes in; ``auto`` is float32 on a CPU, bfloat16 on a GPU.
+        dtype: of the weights. ``auto`` keeps quantized weights as the file has them and rounds others to
+            bfloat16; without native kernels it is float32 on a CPU.
+        kv_dtype: of keys and values; ``auto`` is float32 if ``dtype`` is, else bfloat16.
+        kernels: on a CPU, ``native`` or the far slower reference in ``torch``; ``auto`` takes native ones
+            if this install has them (`ramet info` tells).
+        num_threads: threads of the native kernels; ``None`` takes the cores this process really has.
         max_kv_tokens: slots in the KV pool; ``None`` sizes it to the memory there is.
         max_batch_tokens: rows per step; longer prompts are computed in chunks.
         max_running_requests: requests in a step; others wait.
@@ -39,6 +54,9 @@ class Engine(Facade):
         *,
         device: Device = "auto",
         dtype: DType = "auto",
+        kv_dtype: KVDType = "auto",
+        kernels: KernelChoice = "auto",
+        num_threads: int | None = None,
         max_kv_tokens: int | None = None,
         max_batch_tokens: int = _SCHEDULER_DEFAULTS.max_batch_tokens,
         max_running_requests: int = _SCHEDULER_DEFAULTS.max_running_requests,
@@ -47,7 +65,14 @@ class Engine(Facade):
         seed: int = 0,
     ) -> None:
         config = EngineConfig(
-            model=ModelOptions(model=model, device=device, dtype=dtype),
+            model=ModelOptions(
+                model=model,
+                device=device,
+                dtype=dtype,
+                kv_dtype=kv_dtype,
+                kernels=kernels,
+                num_threads=num_threads,
+            ),
             cache=CacheConfig(max_kv_tokens=max_kv_tokens, enable_prefix_cache=enable_prefix_cache),
             scheduler=SchedulerConfig(
                 policy=policy,

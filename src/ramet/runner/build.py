@@ -5,13 +5,22 @@ Invariant: importing this imports no torch; building a runner that computes with
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from types import ModuleType
 
 from ramet.config import ModelOptions
+from ramet.errors import UnsupportedFeature
+from ramet.kernels import load_native, why_unavailable
 from ramet.model_io import ModelRunner
 from ramet.models.config import ModelConfig
+from ramet.models.native import why_unsupported
 from ramet.models.stored import OnProgress, StoredWeights
 from ramet.models.weights import load_model_config, open_weights
+from ramet.runner.machine import has_nvidia_driver
+from ramet.runner.native_build import build_native_runner
+
+logger = logging.getLogger(__name__)
 
 
 def build_runner(
@@ -25,7 +34,7 @@ def build_runner(
 
     Args:
         path: where the model lies; ``options.model`` is not read.
-        options: device and dtype.
+        options: device, dtypes, kernels and threads.
         max_kv_tokens: slots of the KV pool; None sizes it to the memory (`choose_num_slots`).
         on_progress: called while the weights load.
 
@@ -48,7 +57,27 @@ def runner_from_weights(
     on_progress: OnProgress | None = None,
 ) -> ModelRunner:
     """`build_runner` for weights that are open already."""
+    if options.device == "cpu" or (options.device == "auto" and not has_nvidia_driver()):
+        kernels = _native_kernels(config, options)
+        if kernels is not None:
+            return build_native_runner(
+                config, weights, options, kernels, max_kv_tokens=max_kv_tokens, on_progress=on_progress
+            )
     # Imported here, not above: torch takes over a second to import, and not every runner needs it
     from ramet.runner.torch_build import build_torch_runner
 
     return build_torch_runner(config, weights, options, max_kv_tokens=max_kv_tokens, on_progress=on_progress)
+
+
+def _native_kernels(config: ModelConfig, options: ModelOptions) -> ModuleType | None:
+    """The extension to compute with, or None for the reference in torch, which is logged."""
+    if options.kernels == "torch":
+        return None
+    kernels = load_native()
+    reason = why_unavailable() if kernels is None else why_unsupported(config)
+    if reason is None:
+        return kernels
+    if options.kernels == "native":
+        raise UnsupportedFeature(f"kernels='native' cannot be used: {reason}")
+    logger.warning("computing with the slow torch reference, not the native kernels: %s", reason)
+    return None

@@ -174,7 +174,7 @@ class FakeRunner:
         )
         for index, row in enumerate(sampling.rows):
             context = contexts[int(row)]
-            token_id = self._choose(context, _banned(sampling, index))
+            token_id = self._choose(context, _banned(sampling, index, self._vocab_size))
             output.token_ids[index] = token_id
             num_top = min(int(sampling.num_top_logprobs[index]), self._vocab_size)
             if num_top < 0:
@@ -197,12 +197,16 @@ class FakeRunner:
         return next((token_id for token_id in candidates if token_id not in banned), -1)
 
 
-def _banned(sampling: Sampling, sample: int) -> set[int]:
-    bias = sampling.bias
-    if bias is None:
-        return set()
-    of_sample = (bias.entry_sample == sample) & np.isneginf(bias.entry_value)
-    return set(bias.entry_token[of_sample].tolist())
+def _banned(sampling: Sampling, sample: int, vocab_size: int) -> set[int]:
+    banned: set[int] = set()
+    if sampling.bias is not None:
+        bias = sampling.bias
+        of_sample = (bias.entry_sample == sample) & np.isneginf(bias.entry_value)
+        banned.update(bias.entry_token[of_sample].tolist())
+    if sampling.bitmask is not None:
+        words = sampling.bitmask[sample].tolist()
+        banned.update(token for token in range(vocab_size) if not words[token // 32] >> token % 32 & 1)
+    return banned
 
 
 def _check_range(name: str, values: NDArray[np.int32], limit: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ramet.model_io import LogitBias, Penalties
+from ramet.model_io import LogitBias, Penalties, UInt32Array
 
 
 def apply_penalties(logits: torch.Tensor, penalties: Penalties) -> None:
@@ -38,6 +38,13 @@ def apply_bias(logits: torch.Tensor, bias: LogitBias) -> None:
     token = torch.as_tensor(bias.entry_token, dtype=torch.int64, device=logits.device)
     value = torch.as_tensor(bias.entry_value, dtype=torch.float32, device=logits.device)
     logits.index_put_((sample, token), value, accumulate=True)
+
+
+def apply_bitmask(logits: torch.Tensor, bitmask: UInt32Array) -> None:
+    """Set logits to -inf, in place, where the token's bit is not set (see `ramet.model_io.Sampling`)."""
+    lowest_first = np.unpackbits(bitmask.astype("<u4", order="C").view(np.uint8), axis=1, bitorder="little")
+    allowed = torch.from_numpy(lowest_first[:, : logits.shape[-1]].astype(np.bool_))
+    logits.masked_fill_(~allowed.to(logits.device), -torch.inf)
 
 
 def drop_unlikely(scaled: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

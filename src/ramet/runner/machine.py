@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # of the driver, and of Windows below Linux
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -18,6 +20,11 @@ def available_cores() -> int:
         if len(quota) == 2 and quota[0] != "max":
             cores = min(cores, int(quota[0]) // int(quota[1]))
     return max(cores, 1)
+
+
+def has_nvidia_driver() -> bool:
+    """Whether there may be a CUDA device: asked before torch, which knows but takes a second to import."""
+    return sys.platform == "win32" or any(device.exists() for device in NVIDIA_DEVICES)
 
 
 def available_memory() -> int:

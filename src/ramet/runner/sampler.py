@@ -84,6 +84,8 @@ def _draw_tokens(logits: torch.Tensor, sampling: Sampling) -> NDArray[np.int64]:
         filters.apply_penalties(logits, sampling.penalties)
     if sampling.bias is not None:
         filters.apply_bias(logits, sampling.bias)
+    if sampling.bitmask is not None:
+        filters.apply_bitmask(logits, sampling.bitmask)
     peak = logits.amax(-1)  # NaN if the row holds one, -inf if every token is banned
     usable: NDArray[np.bool_] = torch.isfinite(peak).cpu().numpy()
     token_ids = np.full(len(sampling.rows), -1, dtype=np.int64)
@@ -184,4 +186,5 @@ def _take(sampling: Sampling, samples: IntIndex) -> Sampling:
         num_top_logprobs=sampling.num_top_logprobs[samples],
         penalties=penalties,
         bias=bias,
+        bitmask=None if sampling.bitmask is None else sampling.bitmask[samples],
     )

@@ -1,0 +1,31 @@
+// NumPy arrays as the bindings take and give them.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace ramet {
+
+namespace nb = nanobind;
+
+template <class T, int Dims>
+using In = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+template <class T, int Dims>
+using InOut = nb::ndarray<T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu>;
+
+inline void require(bool holds, const char* message) {
+    if (!holds) throw std::invalid_argument(message);
+}
+
+// Every value lies in 0 .. limit - 1.
+inline void require_below(const In<int32_t, 1>& values, int64_t limit, const char* name) {
+    for (size_t i = 0; i < values.size(); ++i)
+        if (values.data()[i] < 0 || values.data()[i] >= limit)
+            throw std::invalid_argument(std::string(name) + " " + std::to_string(values.data()[i]) +
+                                        " is not in 0.." + std::to_string(limit - 1));
+}
+
+}  // namespace ramet

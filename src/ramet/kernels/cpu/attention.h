@@ -1,0 +1,352 @@
+// Tree attention: queries of neighbouring rows against the chunks of positions they share. Included by isa.cpp.
+//
+// For one KV head, the keys and values of a segment (at most CHUNK positions) are read and laid out for the
+// vector units once, then multiplied with the queries of all its rows: query heads of a group count as further
+// rows. Chunks are folded into a running softmax in order of position (arXiv 2205.14135), over SPAN positions
+// at a time, and spans are folded into the total in the same way. So the sum of a row has one order, whether
+// one thread walks its whole context or several take spans of it, and whatever rows stand beside it.
+#pragma once
+
+#include "simd.h"
+#include "types.h"
+
+namespace ramet {
+namespace RAMET_ISA {
+
+#if defined(RAMET_SIMD_AVX512)
+constexpr int QUERY_TILE = 6;
+#elif defined(RAMET_SIMD_AVX2)
+constexpr int QUERY_TILE = 1;
+#else
+constexpr int QUERY_TILE = 1;
+#endif
+constexpr int CHUNK_VECTORS = CHUNK / LANES;
+
+// ---- how numbers are multiplied: one float at a time, or pairs of bf16
+
+struct FloatMath {
+    using Element = float;
+    static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
+    RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
+    RAMET_INLINE void put(float* to, F32 x) { store(to, x); }
+};
+
+#if defined(RAMET_NATIVE_BF16)
+struct PairMath {
+    using Element = uint16_t;
+    static constexpr int PER_STEP = 2;
+    RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
+        return dot2(acc, load_bytes(b), broadcast4(a));
+    }
+    RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
+};
+#endif
+
+// ---- laying out a chunk: keys as [stride / PER_STEP][CHUNK][PER_STEP], values as [CHUNK / PER_STEP][stride][PER_STEP]
+
+template <class Math>
+struct ChunkLayout;
+
+template <>
+struct ChunkLayout<FloatMath> {
+    static void keys(const void* const* rows, int count, int64_t stride, bool is_f32, float* out) {
+#if defined(RAMET_SIMD_AVX512)
+        if (is_f32) {
+            for (int first = 0; first < count; first += LANES)
+                for (int64_t d = 0; d < stride; d += LANES) {
+                    const void* in[LANES];
+                    for (int i = 0; i < LANES; ++i)
+                        in[i] = first + i < count ? static_cast<const float*>(rows[first + i]) + d : nullptr;
+                    transpose16(in, out + d * CHUNK + first, CHUNK * int64_t(sizeof(float)));
+                }
+            return;
+        }
+#endif
+        int padded = (count + LANES - 1) / LANES * LANES;
+        for (int i = 0; i < padded; ++i)
+            for (int64_t d = 0; d < stride; ++d) {
+                float value = 0;
+                if (i < count && is_f32) value = static_cast<const float*>(rows[i])[d];
+                if (i < count && !is_f32) value = bf16_to_f32(static_cast<const uint16_t*>(rows[i])[d]);
+                out[d * CHUNK + i] = value;
+            }
+    }
+    static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out) {
+        for (int i = 0; i < count; ++i)
+            for (int64_t d = 0; d < stride; d += LANES) {
+                // A value stands `stride` elements behind its key
+                F32 value = is_f32 ? load(static_cast<const float*>(rows[i]) + stride + d)
+                                   : load_bf16(static_cast<const uint16_t*>(rows[i]) + stride + d);
+                store(out + i * stride + d, value);
+            }
+    }
+};
+
+#if defined(RAMET_NATIVE_BF16)
+template <>
+struct ChunkLayout<PairMath> {
+    static void keys(const void* const* rows, int count, int64_t stride, bool, uint16_t* out) {
+        for (int first = 0; first < count; first += LANES)
+            for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
+                const void* in[LANES];
+                for (int i = 0; i < LANES; ++i)
+                    in[i] = first + i < count ? static_cast<const uint16_t*>(rows[first + i]) + d : nullptr;
+                transpose16(in, out + d * CHUNK + first * 2, CHUNK * 4);
+            }
+    }
+    static void values(const void* const* rows, int count, int64_t stride, bool, uint16_t* out) {
+        for (int i = 0; i < count; i += 2)
+            for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
+                auto* first = static_cast<const uint16_t*>(rows[i]) + stride + d;
+                auto* second = i + 1 < count ? static_cast<const uint16_t*>(rows[i + 1]) + stride + d : nullptr;
+                interleave16(first, second, out + i * stride + d * 2);
+            }
+    }
+};
+#endif
+
+// ---- the running softmax of one query: `stride` values, then the peak and the total
+
+RAMET_INLINE float& peak_of(float* record, int64_t stride) { return record[stride]; }
+RAMET_INLINE float& total_of(float* record, int64_t stride) { return record[stride + 1]; }
+
+RAMET_INLINE void clear(float* record, int64_t stride) {
+    for (int64_t d = 0; d < stride; d += LANES) store(record + d, zero());
+    peak_of(record, stride) = -INFINITY;
+    total_of(record, stride) = 0;
+}
+
+RAMET_INLINE float exp2_scalar(float x) {
+    alignas(64) float all[LANES];
+    store(all, exp2(set1(x)));
+    return all[0];
+}
+
+// Folds a span's record into the total. Records that no key reached change nothing.
+static void fold(float* total, const float* span, int64_t stride) {
+    if (span[stride + 1] == 0) return;
+    float peak = span[stride], old = peak_of(total, stride), most = old > peak ? old : peak;
+    float keep = exp2_scalar(old - most), gain = exp2_scalar(peak - most);
+    F32 keep_all = set1(keep), gain_all = set1(gain);
+    for (int64_t d = 0; d < stride; d += LANES)
+        store(total + d, fma(load(total + d), keep_all, load(span + d) * gain_all));
+    peak_of(total, stride) = most;
+    total_of(total, stride) = total_of(total, stride) * keep + span[stride + 1] * gain;
+}
+
+static void write_out(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t query, const float* record) {
+    int64_t row = query / shape.group, head = kv_head * shape.group + query % shape.group;
+    float* to = shape.out + (row * shape.num_kv_heads * shape.group + head) * shape.head_dim;
+    F32 total = set1(record[stride + 1]);
+    for (int64_t d = 0; d < shape.head_dim; d += LANES) {
+        int64_t count = shape.head_dim - d;
+        store_first(to + d, load(record + d) / total, count < LANES ? int(count) : LANES);
+    }
+}
+
+// ---- the arithmetic of a tile: R queries against one chunk
+
+template <class Math>
+struct Chunk {
+    const typename Math::Element* keys;
+    const typename Math::Element* values;
+    int vectors;    // of 16 keys, that hold any
+    int64_t steps;  // of values: ceil(keys / PER_STEP)
+};
+
+template <class Math, int R, int V>
+static inline __attribute__((always_inline)) void scores(const typename Math::Element* queries, int64_t stride,
+                                                         const Chunk<Math>& chunk, F32 (&out)[R][CHUNK_VECTORS]) {
+    constexpr int P = Math::PER_STEP;
+    F32 acc[R][V];
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) acc[r][v] = zero();
+    for (int64_t d = 0; d < stride; d += P) {
+        const typename Math::Element* keys = chunk.keys + d * CHUNK;
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v)
+                acc[r][v] = Math::multiply(acc[r][v], keys + v * LANES * P, queries + r * stride + d);
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) out[r][v] = acc[r][v];
+}
+
+template <class Math, int R, int V>
+static inline __attribute__((always_inline)) void weigh(const typename Math::Element* weights, const Chunk<Math>& chunk,
+                                                        int64_t stride, int64_t d, const float* keep, float* records,
+                                                        int64_t record_floats) {
+    constexpr int P = Math::PER_STEP;
+    F32 acc[R][V];
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) acc[r][v] = load(records + r * record_floats + d + v * LANES) * set1(keep[r]);
+    for (int64_t i = 0; i < chunk.steps; ++i) {
+        const typename Math::Element* values = chunk.values + (i * stride + d) * P;
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v)
+                acc[r][v] = Math::multiply(acc[r][v], values + v * LANES * P, weights + r * CHUNK + i * P);
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);
+}
+
+// Queries q .. q + R - 1 of the unit against a chunk; `last_key[r]` is the last key query r may see.
+template <class Math, int R>
+static void attend_tile(const typename Math::Element* queries, int64_t stride, const Chunk<Math>& chunk,
+                        const int* last_key, float* records, int64_t record_floats) {
+    F32 score[R][CHUNK_VECTORS];
+    if (chunk.vectors == CHUNK_VECTORS) {
+        scores<Math, R, CHUNK_VECTORS>(queries, stride, chunk, score);
+    } else if (chunk.vectors == 1) {
+        scores<Math, R, 1>(queries, stride, chunk, score);
+    } else if (chunk.vectors == 2) {
+        scores<Math, R, 2>(queries, stride, chunk, score);
+    } else {
+        scores<Math, R, 3>(queries, stride, chunk, score);
+    }
+    alignas(64) typename Math::Element weights[R * CHUNK];
+    float keep[R];
+    const F32 nothing = set1(-INFINITY);
+    for (int r = 0; r < R; ++r) {
+        float* record = records + r * record_floats;
+        F32 most = nothing;
+        for (int v = 0; v < chunk.vectors; ++v) {
+            if (last_key[r] < v * LANES + LANES - 1)
+                score[r][v] = replace_from(score[r][v], last_key[r] + 1 - v * LANES, nothing);
+            most = max(score[r][v], most);
+        }
+        float old = peak_of(record, stride), peak = maximum(most);
+        // A first key always counts, so the peak is finite unless the numbers are not
+        if (!(peak > old)) peak = old;
+        F32 peak_all = set1(peak), total = zero();
+        for (int v = 0; v < chunk.vectors; ++v) {
+            F32 weight = exp2(score[r][v] - peak_all);
+            total = total + weight;
+            Math::put(weights + r * CHUNK + v * LANES, weight);
+        }
+        keep[r] = old == peak ? 1.0f : exp2_scalar(old - peak);
+        peak_of(record, stride) = peak;
+        total_of(record, stride) = total_of(record, stride) * keep[r] + sum(total);
+    }
+    int64_t d = 0;
+    for (; d + 4 * LANES <= stride; d += 4 * LANES)
+        weigh<Math, R, 4>(weights, chunk, stride, d, keep, records, record_floats);
+    for (; d < stride; d += 2 * LANES)
+        weigh<Math, R, 2>(weights, chunk, stride, d, keep, records, record_floats);
+}
+
+template <class Math>
+static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan,
+                        const AttentionUnit& unit, void* scratch) {
+    using Element = typename Math::Element;
+    const int64_t stride = kv.stride, group = shape.group, record_floats = partial_floats(stride);
+    const int64_t num_queries = (unit.row_end - unit.row_begin) * group;
+    const int64_t element_bytes = kv.is_f32 ? 4 : 2;
+    auto* keys = static_cast<Element*>(scratch);
+    Element* values = keys + CHUNK * stride;
+    auto* totals = reinterpret_cast<float*>(values + CHUNK * stride);
+    float* spans = totals + ATTENTION_ROWS * group * record_floats;
+    const auto* queries = static_cast<const Element*>(shape.queries) +
+                          (unit.kv_head * shape.num_rows + unit.row_begin) * group * stride;
+    const char* pool = static_cast<const char*>(kv.data) + unit.kv_head * kv.num_slots * 2 * stride * element_bytes;
+    if (!unit.partials)
+        for (int64_t q = 0; q < num_queries; ++q) clear(totals + q * record_floats, stride);
+
+    int64_t span = -1, num_spans_done = 0;
+    auto end_span = [&] {
+        if (unit.partials) {
+            ++num_spans_done;
+            return;
+        }
+        for (int64_t q = 0; q < num_queries; ++q) fold(totals + q * record_floats, spans + q * record_floats, stride);
+    };
+    float* current = spans;
+    for (int64_t index = 0; index < unit.num_segments; ++index) {
+        const int32_t segment = unit.segments[index];
+        const int64_t first = plan.first_position[segment];
+        if (first / SPAN != span) {
+            if (span >= 0) end_span();
+            span = first / SPAN;
+            if (unit.partials) current = unit.partials + num_spans_done * num_queries * record_floats;
+            for (int64_t q = 0; q < num_queries; ++q) clear(current + q * record_floats, stride);
+        }
+        int64_t begin = plan.row_begin[segment], end = plan.row_end[segment];
+        begin = begin > unit.row_begin ? begin : unit.row_begin;
+        end = end < unit.row_end ? end : unit.row_end;
+        const int32_t* slots = plan.slots + plan.slot_offsets[segment];
+        const int length = plan.slot_offsets[segment + 1] - plan.slot_offsets[segment];
+        int count = 0;  // keys that any row of this unit may see
+        for (int64_t row = begin; row < end; ++row) {
+            int64_t seen = plan.positions[row] - first + 1;
+            if (seen > count) count = seen < length ? int(seen) : length;
+        }
+        const int64_t record_bytes = 2 * stride * element_bytes;
+        const void* rows[CHUNK];
+        for (int i = 0; i < count; ++i) rows[i] = pool + slots[i] * record_bytes;
+        if (index + 1 < unit.num_segments) {
+            // The next chunk comes from memory while this one is computed
+            const int32_t next = unit.segments[index + 1];
+            for (int32_t i = plan.slot_offsets[next]; i < plan.slot_offsets[next + 1]; ++i)
+                for (int64_t byte = 0; byte < record_bytes; byte += 64)
+                    __builtin_prefetch(pool + plan.slots[i] * record_bytes + byte, 0, 3);
+        }
+        ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys);
+        ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values);
+        Chunk<Math> chunk{keys, values, (count + LANES - 1) / LANES, (count + Math::PER_STEP - 1) / Math::PER_STEP};
+
+        const int64_t q_end = (end - unit.row_begin) * group;
+        for (int64_t q = (begin - unit.row_begin) * group; q < q_end;) {
+            int64_t left = q_end - q;
+            int take = left >= QUERY_TILE ? QUERY_TILE : left >= 3 && QUERY_TILE > 3 ? 3 : left >= 2 && QUERY_TILE > 2 ? 2 : 1;
+            int last_key[QUERY_TILE];
+            for (int r = 0; r < take; ++r) {
+                int64_t last = plan.positions[unit.row_begin + (q + r) / group] - first;
+                last_key[r] = last < count - 1 ? int(last) : count - 1;
+            }
+            const Element* from = queries + q * stride;
+            float* records = current + q * record_floats;
+            if (take == QUERY_TILE) {
+                attend_tile<Math, QUERY_TILE>(from, stride, chunk, last_key, records, record_floats);
+            } else if (take == 3) {
+                attend_tile<Math, 3>(from, stride, chunk, last_key, records, record_floats);
+            } else if (take == 2) {
+                attend_tile<Math, 2>(from, stride, chunk, last_key, records, record_floats);
+            } else {
+                attend_tile<Math, 1>(from, stride, chunk, last_key, records, record_floats);
+            }
+            q += take;
+        }
+    }
+    if (span >= 0) end_span();
+    if (unit.partials) return;
+    for (int64_t q = 0; q < num_queries; ++q)
+        write_out(shape, stride, unit.kv_head, unit.row_begin * group + q, totals + q * record_floats);
+}
+
+static void attend(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan, const AttentionUnit& unit,
+                   void* scratch) {
+#if defined(RAMET_NATIVE_BF16)
+    if (!shape.f32) {
+        attend_unit<PairMath>(shape, kv, plan, unit, scratch);
+        return;
+    }
+#endif
+    attend_unit<FloatMath>(shape, kv, plan, unit, scratch);
+}
+
+static int64_t attend_scratch(int64_t stride, int64_t group) {
+    return (2 * CHUNK * stride + 2 * ATTENTION_ROWS * group * partial_floats(stride)) * int64_t(sizeof(float));
+}
+
+static void merge(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t row, const float* partials,
+                  int64_t num_spans, int64_t step) {
+    alignas(64) float total[512 + LANES];
+    for (int64_t g = 0; g < shape.group; ++g) {
+        clear(total, stride);
+        for (int64_t s = 0; s < num_spans; ++s)
+            fold(total, partials + s * step + g * partial_floats(stride), stride);
+        write_out(shape, stride, kv_head, row * shape.group + g, total);
+    }
+}
+
+}  // namespace RAMET_ISA
+}  // namespace ramet

@@ -1,0 +1,86 @@
+// The decoder of the Llama family on a CPU: one call computes all layers of a step.
+//
+// Invariant: what a row becomes depends on its token, its position and the keys and values of its context.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "memory.h"
+#include "pack.h"
+#include "plan.h"
+#include "threads.h"
+#include "types.h"
+
+namespace ramet {
+
+struct DecoderShape {
+    int64_t hidden, inner, num_layers, num_heads, num_kv_heads, head_dim, vocab;
+    float eps;
+    bool f32;  // keys, values and attention in float32 instead of bf16
+};
+
+struct LayerWeights {
+    std::shared_ptr<PackedMatrix> q, k, v, output, gate, up, down;
+    std::vector<float> input_norm, query_norm, key_norm, post_attention_norm;
+};
+
+// The rows of a step. All indices have been checked.
+struct StepRows {
+    int64_t num_rows, num_segments;
+    const int32_t* ids;
+    const int32_t* slots;
+    SegmentView segments;
+    const int32_t* wanted;  // rows whose hidden states are returned
+    int64_t num_wanted;
+};
+
+class Decoder {
+public:
+    Decoder(std::shared_ptr<Team> team, const Kernels& kernels, const DecoderShape& shape);
+
+    const DecoderShape& shape() const { return shape_; }
+    const Kernels& kernels() const { return kernels_; }
+    int64_t num_slots() const { return num_slots_; }
+    int64_t num_positions() const { return int64_t(rotary_.size() / (size_t(shape_.head_dim) * sizeof(float))); }
+
+    LayerWeights& layer(int64_t index) { return layers_.at(size_t(index)); }
+    std::shared_ptr<PackedMatrix> embedding, head;
+    std::vector<float> norm;
+    // cos and sin of every position: [num_positions][2][head_dim / 2]
+    void set_rotary(const float* cos_sin, int64_t num_positions);
+    void allocate_kv(int64_t num_slots);
+    // Throws std::invalid_argument if a weight is missing or has the wrong size.
+    void check() const;
+
+    // Writes keys and values of all rows; `out` [num_wanted][hidden] gets the hidden states after the last norm.
+    void forward(const StepRows& rows, float* out);
+    // hidden [num_rows][hidden] -> out [num_rows][vocab]
+    void logits(const float* hidden, int64_t num_rows, float* out);
+
+    // Seconds spent per kind of phase since the last call, when `set_profile` asked for it.
+    static constexpr int NUM_PHASES = 8;
+    static const std::array<const char*, NUM_PHASES> PHASE_NAMES;
+    void set_profile(bool on) { profile_ = on; }
+    std::array<double, NUM_PHASES> take_profile();
+
+private:
+    struct Run;
+
+    std::shared_ptr<Team> team_;
+    const Kernels& kernels_;
+    DecoderShape shape_;
+    int64_t stride_, num_slots_ = 0;
+    std::vector<LayerWeights> layers_;
+    Buffer rotary_;
+    std::vector<Buffer> kv_;
+
+    AttentionPlan plan_;
+    Buffer hidden_, queries_, attended_, projected_, scratch_, normed_;
+    std::array<Buffer, 7> input_memory_;
+    bool profile_ = false;
+    std::array<double, NUM_PHASES> seconds_{};
+};
+
+}  // namespace ramet

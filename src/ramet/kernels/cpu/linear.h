@@ -1,0 +1,230 @@
+// Matrix products with packed weights. Included by isa.cpp.
+//
+// Every output element is summed in one order: by blocks of inputs, then the minima, then bias and the old
+// value. Tiles of different shapes only do that for more or fewer elements at a time, so a row gets the same
+// bits alone and among thousands.
+#pragma once
+
+#include "simd.h"
+#include "types.h"
+
+namespace ramet {
+namespace RAMET_ISA {
+
+#if defined(RAMET_SIMD_AVX512)
+constexpr int QUANT_ROWS = 6, FLOAT_ROWS = 12, TILE_PANELS = 2;
+#elif defined(RAMET_SIMD_AVX2)
+constexpr int QUANT_ROWS = 3, FLOAT_ROWS = 4, TILE_PANELS = 1;
+#else
+constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
+#endif
+
+// Weights are read once per step, from memory: asking for them early hides most of the wait.
+constexpr int64_t PREFETCH = 4096;
+RAMET_INLINE void prefetch(const uint8_t* address) { __builtin_prefetch(address, 0, 3); }
+
+// ---- where a tile's 8-bit weights come from: groups of 2 x 4 inputs, unpacked on the way into registers, which
+// ---- the vector units do beside the products; and the scale of a block
+
+struct Q4 {
+    static constexpr bool is_signed = false;
+    static constexpr int64_t block_bytes = 256;
+    RAMET_INLINE void pair(const uint8_t* block, int g, bool ahead, Bytes& low, Bytes& high) {
+        if (ahead) prefetch(block + g * 64 + PREFETCH);
+        Bytes both = load_bytes(block + g * 64);
+        low = low_nibbles(both);
+        high = high_nibbles(both);
+    }
+};
+
+struct Q8 {
+    static constexpr bool is_signed = true;
+    static constexpr int64_t block_bytes = 512;
+    RAMET_INLINE void pair(const uint8_t* block, int g, bool ahead, Bytes& low, Bytes& high) {
+        if (ahead) {
+            prefetch(block + g * 128 + PREFETCH);
+            prefetch(block + g * 128 + 64 + PREFETCH);
+        }
+        low = signed_weights(load_bytes(block + g * 128));
+        high = signed_weights(load_bytes(block + g * 128 + 64));
+    }
+};
+
+RAMET_INLINE void finish(F32 value, const Matrix& w, int64_t panel, float* out, bool accumulate) {
+    int64_t first = panel * PANEL, count = w.n - first;
+    if (w.bias) value = value + load(w.bias + first);
+    if (count >= PANEL) {
+        store(out + first, accumulate ? load(out + first) + value : value);
+    } else {
+        store_first(out + first, accumulate ? load_first(out + first, int(count)) + value : value, int(count));
+    }
+}
+
+template <int R, int C, class Source>
+static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, const Inputs& x, int64_t row,
+                                                             int64_t panel, float* out, int64_t ld, bool accumulate,
+                                                             bool ahead) {
+    const int64_t blocks = w.blocks, width = blocks * BLOCK;
+    const int8_t* bytes = x.bytes + row * width;
+    const float* scales = x.scales + row * blocks;
+    const int32_t* offsets = (Source::is_signed ? x.offsets8 : x.offsets4) + row * blocks;
+    F32 acc[R][C];
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) acc[r][c] = zero();
+    for (int64_t b = 0; b < blocks; ++b) {
+        I32 dot[R][C];
+        for (int r = 0; r < R; ++r) {
+            I32 first = Source::is_signed && SIGNED_OFFSET == 0 ? set1_int(0) : set1_int(offsets[r * blocks + b]);
+            for (int c = 0; c < C; ++c) dot[r][c] = first;
+        }
+        const uint8_t* block[C];
+        for (int c = 0; c < C; ++c) block[c] = w.weights + ((panel + c) * blocks + b) * Source::block_bytes;
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; ++g) {
+            Bytes low[C], high[C];
+            for (int c = 0; c < C; ++c) Source::pair(block[c], g, ahead, low[c], high[c]);
+            for (int r = 0; r < R; ++r) {
+                const int8_t* from = bytes + r * width + b * BLOCK + g * 8;
+                Bytes x_low = broadcast4(from), x_high = broadcast4(from + 4);
+                for (int c = 0; c < C; ++c) {
+                    if (Source::is_signed) {
+                        dot[r][c] = dot4_signed(dot4_signed(dot[r][c], low[c], x_low), high[c], x_high);
+                    } else {
+                        dot[r][c] = dot4(dot4(dot[r][c], low[c], x_low), high[c], x_high);
+                    }
+                }
+            }
+        }
+        F32 scale[C];
+        for (int c = 0; c < C; ++c) scale[c] = load_f16(w.scales + ((panel + c) * blocks + b) * PANEL);
+        for (int r = 0; r < R; ++r) {
+            F32 x_scale = set1(scales[r * blocks + b]);
+            for (int c = 0; c < C; ++c) acc[r][c] = fma(to_float(dot[r][c]), scale[c] * x_scale, acc[r][c]);
+        }
+    }
+    if (w.minima) {
+        const int64_t pairs = even(blocks) / 2;
+        const uint16_t* sums = x.sums + row * even(blocks);
+        for (int64_t p = 0; p < pairs; ++p) {
+            Bytes minimum[C];
+            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(w.minima + ((panel + c) * pairs + p) * 2 * PANEL);
+            for (int r = 0; r < R; ++r) {
+                Bytes sum = broadcast4(sums + r * even(blocks) + p * 2);
+                for (int c = 0; c < C; ++c) acc[r][c] = dot2(acc[r][c], minimum[c], sum);
+            }
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
+}
+
+template <int R, int C, bool IsF32>
+static inline __attribute__((always_inline)) void float_tile(const Matrix& w, const Inputs& x, int64_t row,
+                                                             int64_t panel, float* out, int64_t ld, bool accumulate) {
+    const int64_t steps = IsF32 ? w.k : even(w.k) / 2, panel_bytes = steps * 64;
+    const uint8_t* weights = w.weights + panel * panel_bytes;
+    F32 acc[R][C];
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) acc[r][c] = zero();
+    const char* inputs = IsF32 ? reinterpret_cast<const char*>(x.f32) : reinterpret_cast<const char*>(x.bf16);
+    inputs += row * steps * 4;
+    for (int64_t i = 0; i < steps; ++i) {
+        for (int r = 0; r < R; ++r) {
+            const char* from = inputs + (r * steps + i) * 4;
+            for (int c = 0; c < C; ++c) {
+                const uint8_t* at = weights + c * panel_bytes + i * 64;
+                if (IsF32) {
+                    float value;
+                    std::memcpy(&value, from, 4);
+                    acc[r][c] = fma(load(reinterpret_cast<const float*>(at)), set1(value), acc[r][c]);
+                } else {
+                    acc[r][c] = dot2(acc[r][c], load_bytes(at), broadcast4(from));
+                }
+            }
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
+}
+
+// ---- all rows, in tiles of at most `Most` rows
+
+template <int Most, class Tile>
+RAMET_INLINE void by_tiles(int64_t begin, int64_t end, const Tile& tile) {
+    int64_t row = begin;
+    for (; row + Most <= end; row += Most) tile.template run<Most>(row);
+    switch (end - row) {
+        case 11: if constexpr (Most > 11) tile.template run<11>(row); break;
+        case 10: if constexpr (Most > 10) tile.template run<10>(row); break;
+        case 9: if constexpr (Most > 9) tile.template run<9>(row); break;
+        case 8: if constexpr (Most > 8) tile.template run<8>(row); break;
+        case 7: if constexpr (Most > 7) tile.template run<7>(row); break;
+        case 6: if constexpr (Most > 6) tile.template run<6>(row); break;
+        case 5: if constexpr (Most > 5) tile.template run<5>(row); break;
+        case 4: if constexpr (Most > 4) tile.template run<4>(row); break;
+        case 3: if constexpr (Most > 3) tile.template run<3>(row); break;
+        case 2: if constexpr (Most > 2) tile.template run<2>(row); break;
+        case 1: if constexpr (Most > 1) tile.template run<1>(row); break;
+        default: break;
+    }
+}
+
+template <int C, class Source>
+struct QuantTile {
+    const Matrix& w;
+    const Inputs& x;
+    int64_t first, panel;
+    float* out;
+    int64_t ld;
+    bool accumulate;
+    template <int R>
+    void run(int64_t row) const {
+        // The first rows bring the weights into the cache, the others find them there
+        quant_tile<R, C, Source>(w, x, row, panel, out, ld, accumulate, row == first);
+    }
+};
+
+template <int C, bool IsF32>
+struct FloatTile {
+    const Matrix& w;
+    const Inputs& x;
+    int64_t panel;
+    float* out;
+    int64_t ld;
+    bool accumulate;
+    template <int R>
+    void run(int64_t row) const {
+        float_tile<R, C, IsF32>(w, x, row, panel, out, ld, accumulate);
+    }
+};
+
+template <int C>
+static void product(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, float* out,
+                    int64_t ld, bool accumulate) {
+    switch (w.format) {
+        case Format::q4:
+            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q4>{w, x, begin, panel, out, ld, accumulate});
+            break;
+        case Format::q8:
+            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q8>{w, x, begin, panel, out, ld, accumulate});
+            break;
+        case Format::bf16:
+            by_tiles<FLOAT_ROWS>(begin, end, FloatTile<C, false>{w, x, panel, out, ld, accumulate});
+            break;
+        case Format::f32:
+            by_tiles<FLOAT_ROWS>(begin, end, FloatTile<C, true>{w, x, panel, out, ld, accumulate});
+            break;
+    }
+}
+
+static void matmul(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, int count,
+                   float* out, int64_t ld, bool accumulate) {
+    if (TILE_PANELS == 2 && count == 2) {
+        product<TILE_PANELS>(w, x, begin, end, panel, out, ld, accumulate);
+        return;
+    }
+    for (int c = 0; c < count; ++c) product<1>(w, x, begin, end, panel + c, out, ld, accumulate);
+}
+
+}  // namespace RAMET_ISA
+}  // namespace ramet

@@ -1,0 +1,37 @@
+// Memory that kernels work in: aligned, zeroed by the system and, where it helps, on huge pages.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ramet {
+
+// Zeroed memory, aligned to 64 bytes. Large buffers are mapped, so a page costs nothing until it is touched.
+// Throws std::bad_alloc.
+class Buffer {
+public:
+    Buffer() = default;
+    explicit Buffer(size_t bytes);
+    ~Buffer();
+    Buffer(Buffer&& other) noexcept;
+    Buffer& operator=(Buffer&& other) noexcept;
+
+    template <class T>
+    T* as() const {
+        return static_cast<T*>(data_);
+    }
+    size_t size() const { return size_; }
+    // At least so many bytes; what was inside is lost when it grows.
+    template <class T>
+    T* reserve(int64_t count) {
+        size_t bytes = size_t(count) * sizeof(T);
+        if (bytes > size_) *this = Buffer(bytes + bytes / 4);
+        return as<T>();
+    }
+
+private:
+    void* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+}  // namespace ramet

@@ -1,0 +1,170 @@
+// The Python side of the kernels: `ramet.kernels._cpu`. Its types are told in _cpu.pyi.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "arrays.h"
+#include "decoder.h"
+#include "dispatch.h"
+#include "pack.h"
+#include "steps.h"
+#include "threads.h"
+
+namespace ramet {
+
+void bind_operations(nb::module_& module);
+void bind_sampling(nb::module_& module);
+
+namespace {
+
+using MatrixPtr = std::shared_ptr<PackedMatrix>;
+
+std::string format_name(const PackedMatrix& matrix) {
+    switch (matrix.view.format) {
+        case Format::q4: return matrix.view.minima ? "q4 with minima" : "q4";
+        case Format::q8: return "q8";
+        case Format::bf16: return "bf16";
+        case Format::f32: return "f32";
+    }
+    return "";
+}
+
+std::shared_ptr<Decoder> make_decoder(std::shared_ptr<Team> team, const std::string& isa, int64_t hidden,
+                                      int64_t inner, int64_t num_layers, int64_t num_heads, int64_t num_kv_heads,
+                                      int64_t head_dim, int64_t vocab, float eps, bool f32) {
+    const Kernels* kernels = kernels_of(isa);
+    require(kernels != nullptr, "this CPU or this build lacks that instruction set");
+    return std::make_shared<Decoder>(
+        std::move(team), *kernels,
+        DecoderShape{hidden, inner, num_layers, num_heads, num_kv_heads, head_dim, vocab, eps, f32});
+}
+
+void set_matrix(Decoder& decoder, int64_t layer, const std::string& name, MatrixPtr matrix) {
+    LayerWeights& w = decoder.layer(layer);
+    MatrixPtr* const place = name == "q"        ? &w.q
+                             : name == "k"      ? &w.k
+                             : name == "v"      ? &w.v
+                             : name == "output" ? &w.output
+                             : name == "gate"   ? &w.gate
+                             : name == "up"     ? &w.up
+                             : name == "down"   ? &w.down
+                                                : nullptr;
+    require(place != nullptr, "no such matrix in a layer");
+    *place = std::move(matrix);
+}
+
+void set_norm(Decoder& decoder, int64_t layer, const std::string& name, In<float, 1> values) {
+    LayerWeights& w = decoder.layer(layer);
+    std::vector<float>* const place = name == "input_norm"            ? &w.input_norm
+                                      : name == "post_attention_norm" ? &w.post_attention_norm
+                                      : name == "query_norm"          ? &w.query_norm
+                                      : name == "key_norm"            ? &w.key_norm
+                                                                      : nullptr;
+    require(place != nullptr, "no such norm in a layer");
+    place->assign(values.data(), values.data() + values.size());
+}
+
+void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<int32_t, 1> slots,
+             In<int32_t, 1> row_begin, In<int32_t, 1> row_end, In<int32_t, 1> first_position,
+             In<int32_t, 1> slot_offsets, In<int32_t, 1> segment_slots, In<int32_t, 1> wanted, InOut<float, 2> out) {
+    const size_t num_rows = ids.size();
+    require(num_rows > 0 && positions.size() == num_rows && slots.size() == num_rows,
+            "ids, positions and slots must have one entry per row, and at least one");
+    require_below(ids, decoder.shape().vocab, "token id");
+    require_below(positions, decoder.num_positions(), "position");
+    require_below(slots, decoder.num_slots(), "slot");
+    require_below(wanted, int64_t(num_rows), "wanted row");
+    require(out.shape(0) == wanted.size() && int64_t(out.shape(1)) == decoder.shape().hidden,
+            "out must be [wanted rows, hidden size]");
+    const SegmentView segments = checked_segments(
+        {row_begin, row_end, first_position, slot_offsets, segment_slots}, positions, decoder.num_slots());
+    const StepRows rows{int64_t(num_rows), int64_t(row_begin.size()), ids.data(),           slots.data(),
+                        segments,          wanted.data(),             int64_t(wanted.size())};
+    nb::gil_scoped_release release;
+    decoder.forward(rows, out.data());
+}
+
+void logits(Decoder& decoder, In<float, 2> hidden, InOut<float, 2> out) {
+    require(int64_t(hidden.shape(1)) == decoder.shape().hidden && hidden.shape(0) == out.shape(0) &&
+                int64_t(out.shape(1)) == decoder.shape().vocab,
+            "hidden must be [rows, hidden size] and out [rows, vocabulary]");
+    nb::gil_scoped_release release;
+    decoder.logits(hidden.data(), int64_t(hidden.shape(0)), out.data());
+}
+
+}  // namespace
+
+NB_MODULE(_cpu, module) {
+    module.def("compiled_isas", &compiled_isas);
+    module.def("supported_isas", &supported_isas);
+
+    nb::class_<Team>(module, "Team")
+        .def(nb::init<int>(), nb::arg("num_threads"))
+        .def_prop_ro("num_threads", &Team::size);
+
+    nb::class_<PackedMatrix>(module, "Matrix")
+        .def_prop_ro("shape", [](const PackedMatrix& m) { return nb::make_tuple(m.view.n, m.view.k); })
+        .def_prop_ro("format", &format_name)
+        .def_prop_ro("num_bytes", &PackedMatrix::num_bytes)
+        .def("set_bias", [](PackedMatrix& m, In<float, 1> bias) {
+            require(int64_t(bias.size()) == m.view.n, "a bias must have one value per output");
+            set_bias(m, bias.data());
+        });
+    module.def(
+        "pack",
+        [](const std::string& type, In<uint8_t, 2> data, int64_t columns, bool keep_f32) {
+            nb::gil_scoped_release release;
+            return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)),
+                                                       int64_t(data.shape(1)), columns, keep_f32));
+        },
+        nb::arg("type"), nb::arg("data"), nb::arg("columns"), nb::arg("keep_f32") = false);
+    module.def("pack_q8", [](In<float, 2> data) {
+        nb::gil_scoped_release release;
+        return std::make_shared<PackedMatrix>(pack_q8(data.data(), int64_t(data.shape(0)), int64_t(data.shape(1))));
+    });
+
+    nb::class_<Decoder>(module, "Decoder")
+        .def(nb::new_(&make_decoder), nb::arg("team"), nb::arg("isa"), nb::kw_only(), nb::arg("hidden_size"),
+             nb::arg("intermediate_size"), nb::arg("num_layers"), nb::arg("num_heads"), nb::arg("num_kv_heads"),
+             nb::arg("head_dim"), nb::arg("vocab_size"), nb::arg("rms_norm_eps"), nb::arg("float32"))
+        .def("set_matrix", &set_matrix, nb::arg("layer"), nb::arg("name"), nb::arg("matrix"))
+        .def("set_norm", &set_norm, nb::arg("layer"), nb::arg("name"), nb::arg("values"))
+        .def("set_ends",
+             [](Decoder& d, MatrixPtr embedding, MatrixPtr head, In<float, 1> norm) {
+                 d.embedding = std::move(embedding);
+                 d.head = std::move(head);
+                 d.norm.assign(norm.data(), norm.data() + norm.size());
+             },
+             nb::arg("embedding"), nb::arg("head"), nb::arg("norm"))
+        .def("set_rotary",
+             [](Decoder& d, In<float, 3> cos_sin) {
+                 require(cos_sin.shape(1) == 2 && int64_t(cos_sin.shape(2)) * 2 == d.shape().head_dim,
+                         "cos_sin must be [positions, 2, head_dim / 2]");
+                 d.set_rotary(cos_sin.data(), int64_t(cos_sin.shape(0)));
+             },
+             nb::arg("cos_sin"))
+        .def("allocate_kv",
+             [](Decoder& d, int64_t num_slots) {
+                 require(num_slots > 0 && num_slots <= INT32_MAX, "a pool has at least one slot");
+                 d.allocate_kv(num_slots);
+                 d.check();
+             },
+             nb::arg("num_slots"))
+        .def("forward", &forward)
+        .def("logits", &logits, nb::arg("hidden"), nb::arg("out"))
+        .def("set_profile", &Decoder::set_profile, nb::arg("on"))
+        .def("take_profile", [](Decoder& d) {
+            nb::dict seconds;
+            auto taken = d.take_profile();
+            for (int phase = 0; phase < Decoder::NUM_PHASES; ++phase)
+                seconds[Decoder::PHASE_NAMES[size_t(phase)]] = taken[size_t(phase)];
+            return seconds;
+        });
+
+    bind_operations(module);
+    bind_sampling(module);
+}
+
+}  // namespace ramet

@@ -1,0 +1,195 @@
+#include "pack.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#define RAMET_ISA packing
+#include "simd.h"
+
+namespace ramet {
+
+namespace {
+
+using packing::bf16_to_f32;
+using packing::f16_to_f32;
+using packing::f32_to_bf16;
+using packing::from_bits;
+using packing::to_bits;
+
+uint16_t f32_to_f16(float value) {
+    uint32_t bits = to_bits(value), sign = bits >> 16 & 0x8000;
+    bits &= 0x7fffffff;
+    if (bits >= 0x47800000) return uint16_t(sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00));
+    if (bits < 0x38800000) {
+        // Denormal: adding 0.5 leaves the rounded fraction in the low bits
+        return uint16_t(sign | (to_bits(from_bits(bits) + 0.5f) - to_bits(0.5f)));
+    }
+    uint32_t odd = bits >> 13 & 1;
+    return uint16_t(sign | ((bits - 0x38000000 + 0xfff + odd) >> 13));
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+Matrix shape_of(Format format, int64_t rows, int64_t columns) {
+    Matrix view{};
+    view.format = format;
+    view.n = rows;
+    view.k = columns;
+    view.panels = ceil_div(rows, PANEL);
+    view.blocks = ceil_div(columns, BLOCK);
+    return view;
+}
+
+// Writes one block of a row: 32 values of 0..15 (q4) or -127..127 (q8) into the panel's layout.
+void put_q4(uint8_t* block, int64_t lane, const uint8_t* nibbles) {
+    for (int i = 0; i < BLOCK; ++i) {
+        uint8_t& byte = block[i / 8 * 64 + lane * 4 + i % 4];
+        byte = i / 4 % 2 ? uint8_t((byte & 15) | nibbles[i] << 4) : uint8_t((byte & 0xf0) | nibbles[i]);
+    }
+}
+
+void put_q8(uint8_t* block, int64_t lane, const int8_t* values) {
+    for (int i = 0; i < BLOCK; i += 4) std::memcpy(block + i / 4 * 64 + lane * 4, values + i, 4);
+}
+
+struct QuantLayout {
+    uint8_t* weights;
+    uint16_t* scales;
+    uint16_t* minima;
+};
+
+QuantLayout allocate(PackedMatrix& out, int64_t block_bytes, bool has_minima) {
+    Matrix& view = out.view;
+    size_t weights = size_t(view.panels * view.blocks * block_bytes);
+    size_t scales = size_t(view.panels * view.blocks * PANEL) * 2;
+    size_t scales_padded = (scales + 63) & ~size_t(63);
+    size_t minima = has_minima ? size_t(view.panels * even(view.blocks) * PANEL) * 2 : 0;
+    out.memory = Buffer(weights + scales_padded + minima);
+    QuantLayout layout{out.memory.as<uint8_t>(), nullptr, nullptr};
+    layout.scales = reinterpret_cast<uint16_t*>(layout.weights + weights);
+    if (has_minima) layout.minima = reinterpret_cast<uint16_t*>(layout.weights + weights + scales_padded);
+    view.weights = layout.weights;
+    view.scales = layout.scales;
+    view.minima = layout.minima;
+    return layout;
+}
+
+PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, int64_t rows, int64_t row_bytes,
+                         int64_t columns) {
+    PackedMatrix out;
+    out.view = shape_of(format, rows, columns);
+    const Matrix& view = out.view;
+    const int64_t header = has_minima ? 4 : 2, payload = format == Format::q4 ? 16 : 32;
+    if (columns % BLOCK || row_bytes != view.blocks * (header + payload))
+        throw std::invalid_argument("rows of blocks do not have the bytes that their columns ask for");
+    const int64_t block_bytes = format == Format::q4 ? 256 : 512;
+    QuantLayout to = allocate(out, block_bytes, has_minima);
+    if (format == Format::q4) std::memset(to.weights, 0x88, size_t(view.panels * view.blocks * block_bytes));
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t panel = row / PANEL, lane = row % PANEL;
+        for (int64_t b = 0; b < view.blocks; ++b) {
+            const uint8_t* from = data + row * row_bytes + b * (header + payload);
+            const int64_t at = panel * view.blocks + b;
+            uint16_t scale;
+            std::memcpy(&scale, from, 2);
+            to.scales[at * PANEL + lane] = scale;
+            if (has_minima) {
+                uint16_t minimum;
+                std::memcpy(&minimum, from + 2, 2);
+                // Weights are scale * q + minimum; ours are scale * (q - 8) + minimum
+                float middle = f16_to_f32(minimum) + 8.0f * f16_to_f32(scale);
+                const int64_t pairs = even(view.blocks) / 2;
+                to.minima[((panel * pairs + b / 2) * PANEL + lane) * 2 + b % 2] = f32_to_bf16(middle);
+            }
+            if (format == Format::q8) {
+                put_q8(to.weights + at * block_bytes, lane, reinterpret_cast<const int8_t*>(from + header));
+            } else {
+                uint8_t nibbles[BLOCK];
+                for (int i = 0; i < 16; ++i) {
+                    nibbles[i] = from[header + i] & 15;
+                    nibbles[i + 16] = from[header + i] >> 4;
+                }
+                put_q4(to.weights + at * block_bytes, lane, nibbles);
+            }
+        }
+    }
+    return out;
+}
+
+float element(const std::string& type, const uint8_t* row, int64_t column) {
+    if (type == "F32") {
+        float value;
+        std::memcpy(&value, row + column * 4, 4);
+        return value;
+    }
+    uint16_t half;
+    std::memcpy(&half, row + column * 2, 2);
+    return type == "BF16" ? bf16_to_f32(half) : f16_to_f32(half);
+}
+
+PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes,
+                         int64_t columns, bool keep_f32) {
+    if (row_bytes != columns * (type == "F32" ? 4 : 2))
+        throw std::invalid_argument("rows of floats do not have the bytes that their columns ask for");
+    PackedMatrix out;
+    out.view = shape_of(keep_f32 ? Format::f32 : Format::bf16, rows, columns);
+    const int64_t width = keep_f32 ? columns : even(columns), size = keep_f32 ? 4 : 2;
+    out.memory = Buffer(size_t(out.view.panels * PANEL * width * size));
+    out.view.weights = out.memory.as<uint8_t>();
+    for (int64_t row = 0; row < rows; ++row) {
+        const uint8_t* from = data + row * row_bytes;
+        const int64_t first = row / PANEL * PANEL * width, lane = row % PANEL;
+        if (keep_f32) {
+            float* to = out.memory.as<float>() + first + lane;
+            for (int64_t i = 0; i < columns; ++i) to[i * PANEL] = element(type, from, i);
+        } else {
+            uint16_t* to = out.memory.as<uint16_t>() + first + lane * 2;
+            for (int64_t i = 0; i < columns; ++i) to[i / 2 * 2 * PANEL + i % 2] = f32_to_bf16(element(type, from, i));
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+PackedMatrix pack(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes, int64_t columns,
+                  bool keep_f32) {
+    if (type == "Q4_0") return pack_blocks(Format::q4, false, data, rows, row_bytes, columns);
+    if (type == "Q4_1") return pack_blocks(Format::q4, true, data, rows, row_bytes, columns);
+    if (type == "Q8_0") return pack_blocks(Format::q8, false, data, rows, row_bytes, columns);
+    if (type == "F32" || type == "F16" || type == "BF16")
+        return pack_floats(type, data, rows, row_bytes, columns, keep_f32);
+    throw std::invalid_argument("cannot pack tensors of type " + type);
+}
+
+PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns) {
+    PackedMatrix out;
+    out.view = shape_of(Format::q8, rows, columns);
+    const Matrix& view = out.view;
+    QuantLayout to = allocate(out, 512, false);
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t b = 0; b < view.blocks; ++b) {
+            const int64_t at = row / PANEL * view.blocks + b, count = std::min<int64_t>(BLOCK, columns - b * BLOCK);
+            const float* from = data + row * columns + b * BLOCK;
+            float most = 0;
+            for (int64_t i = 0; i < count; ++i) most = std::max(most, std::fabs(from[i]));
+            uint16_t scale = f32_to_f16(most / 127.0f);
+            float stored = f16_to_f32(scale);
+            int8_t values[BLOCK] = {};
+            for (int64_t i = 0; i < count && stored > 0; ++i)
+                values[i] = int8_t(std::lrint(std::fmin(std::fmax(from[i] / stored, -127.0f), 127.0f)));
+            to.scales[at * PANEL + row % PANEL] = scale;
+            put_q8(to.weights + at * 512, row % PANEL, values);
+        }
+    return out;
+}
+
+void set_bias(PackedMatrix& matrix, const float* bias) {
+    matrix.bias = Buffer(size_t(matrix.view.panels * PANEL) * sizeof(float));
+    std::memcpy(matrix.bias.as<float>(), bias, size_t(matrix.view.n) * sizeof(float));
+    matrix.view.bias = matrix.bias.as<float>();
+}
+
+}  // namespace ramet

@@ -1,0 +1,45 @@
+// How attention over a step's segments is cut into units of work for a team of threads.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "memory.h"
+#include "types.h"
+
+namespace ramet {
+
+// A block of rows whose context several units share: their partial results are merged at the end.
+struct SplitBlock {
+    int64_t row_begin, row_end;
+    int64_t num_spans;
+    const float* partials;  // [kv_heads][num_spans][rows * group][partial_floats]
+};
+
+class AttentionPlan {
+public:
+    // Cuts by ATTENTION_ROWS rows and by KV head; blocks of rows that hold too large a share of the work are
+    // cut by spans of positions as well.
+    void build(const SegmentView& segments, int64_t num_segments, int64_t num_rows, const AttentionShape& shape,
+               int64_t stride, int num_threads);
+
+    const std::vector<AttentionUnit>& units() const { return units_; }
+    const std::vector<SplitBlock>& splits() const { return splits_; }
+    int64_t num_split_rows() const { return num_split_rows_; }
+
+private:
+    void split(const SegmentView& segments, int64_t begin, int64_t end, const int32_t* indices, int64_t count,
+               int64_t share, const AttentionShape& shape, int64_t stride, float* partials, int64_t num_spans);
+
+    std::vector<int32_t> first_of_block_, indices_;
+    std::vector<AttentionUnit> units_;
+    std::vector<SplitBlock> splits_;
+    int64_t num_split_rows_ = 0;
+    Buffer partials_;
+};
+
+// Merges the partial results of one KV head of the plan's `index`-th split row into its output.
+void merge_row(const Kernels& kernels, const AttentionShape& shape, int64_t stride, const AttentionPlan& plan,
+               int64_t index, int64_t kv_head);
+
+}  // namespace ramet

@@ -1,0 +1,88 @@
+#include "threads.h"
+
+#include <chrono>
+
+namespace ramet {
+
+namespace {
+
+// Long enough to bridge the gaps inside a step and most gaps between steps, short enough not to take a core
+// from the Python side.
+constexpr auto SPIN_IN_STEP = std::chrono::microseconds(200);
+constexpr auto SPIN_BETWEEN_STEPS = std::chrono::microseconds(50);
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+template <class Done>
+bool spin(std::chrono::microseconds limit, const Done& done) {
+    const auto end = std::chrono::steady_clock::now() + limit;
+    do {
+        for (int i = 0; i < 64; ++i) {
+            if (done()) return true;
+            relax();
+        }
+    } while (std::chrono::steady_clock::now() < end);
+    return done();
+}
+
+}  // namespace
+
+Team::Team(int num_threads) : size_(num_threads < 1 ? 1 : num_threads) {
+    for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { work(thread); });
+}
+
+Team::~Team() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stopping_ = true;
+    }
+    wake_.notify_all();
+    for (auto& thread : threads_) thread.join();
+}
+
+void Team::run(const std::function<void(int)>& body) {
+    std::lock_guard<std::mutex> one_caller(callers_);
+    if (size_ == 1) {
+        body(0);
+        return;
+    }
+    next_ = 0;
+    body_ = &body;
+    running_ = size_ - 1;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        step_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    body(0);
+    while (!spin(SPIN_IN_STEP, [&] { return running_.load(std::memory_order_acquire) == 0; }))
+        std::this_thread::yield();
+}
+
+void Team::work(int thread) {
+    uint32_t seen = 0;
+    for (;;) {
+        auto called = [&] { return stopping_ || step_.load(std::memory_order_acquire) != seen; };
+        if (!spin(SPIN_BETWEEN_STEPS, called)) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            wake_.wait(lock, called);
+        }
+        if (stopping_) return;
+        ++seen;
+        (*body_)(thread);
+        running_.fetch_sub(1, std::memory_order_release);
+    }
+}
+
+void Team::wait_for_generation(uint32_t old) {
+    auto passed = [&] { return generation_.load(std::memory_order_acquire) != old; };
+    while (!spin(SPIN_IN_STEP, passed)) std::this_thread::yield();
+}
+
+}  // namespace ramet

@@ -1,0 +1,83 @@
+// A team of threads that walks through the phases of a step together.
+//
+// The whole team enters a step once (`run`), and every thread executes the same code. Inside, `share` hands out
+// the tasks of a phase one by one, so that a core that is slower or busy elsewhere takes fewer, and `sync`
+// waits for the others. Waiting spins, for phases take microseconds; between steps idle threads sleep.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace ramet {
+
+class Team {
+public:
+    explicit Team(int num_threads);
+    ~Team();
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    int size() const { return size_; }
+
+    // Calls body(thread) on every thread, 0 being the caller, and returns when all have. One call at a time:
+    // a second caller waits.
+    void run(const std::function<void(int)>& body);
+
+    // Calls body(task) for 0 <= task < count, each on one of the threads.
+    template <class Body>
+    void share(int64_t count, const Body& body) {
+        if (size_ == 1) {
+            for (int64_t task = 0; task < count; ++task) body(task);
+            return;
+        }
+        for (;;) {
+            int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+            if (task >= count) return;
+            body(task);
+        }
+    }
+
+    // Waits for all threads. The last to arrive calls `alone` before any goes on.
+    template <class Alone>
+    void sync(const Alone& alone) {
+        if (size_ == 1) {
+            alone();
+            return;
+        }
+        const uint32_t generation = generation_.load(std::memory_order_relaxed);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            next_.store(0, std::memory_order_relaxed);
+            alone();
+            generation_.store(generation + 1, std::memory_order_release);
+        } else {
+            wait_for_generation(generation);
+        }
+    }
+    void sync() {
+        sync([] {});
+    }
+
+private:
+    void work(int thread);
+    void wait_for_generation(uint32_t old);
+
+    const int size_;
+    alignas(64) std::atomic<int64_t> next_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<uint32_t> generation_{0};
+    alignas(64) std::atomic<uint32_t> step_{0};
+    std::atomic<int> running_{0};
+    std::atomic<bool> stopping_{false};
+    const std::function<void(int)>* body_ = nullptr;
+    std::mutex mutex_, callers_;
+    std::condition_variable wake_;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace ramet

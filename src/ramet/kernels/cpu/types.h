@@ -1,0 +1,151 @@
+// What the step and the kernels pass to each other: plain structs of pointers, no ownership.
+#pragma once
+
+#include <cstdint>
+
+namespace ramet {
+
+constexpr int PANEL = 16;     // output features that are computed together, one per lane
+constexpr int BLOCK = 32;     // input features that share a scale
+constexpr int CHUNK = 64;     // positions of an attention chunk, see ramet.model_io
+constexpr int SPAN = 512;     // positions whose chunks are merged among themselves before they meet others
+constexpr int HEAD_ALIGN = 32;  // heads are padded with zeros to a multiple of this in the KV pool
+constexpr int ATTENTION_ROWS = 64;  // rows that one unit of attention work covers
+
+enum class Format : uint8_t { q4, q8, bf16, f32 };
+
+// A packed weight matrix. Panels of 16 output features stand one after the other; within a panel
+//   q4:   per block 4 groups of 64 bytes; byte (o, j) of group g holds inputs 8g + j (low nibble) and
+//         8g + 4 + j (high) of output o. The weight is scale * (nibble - 8) + minimum.
+//   q8:   per block 8 groups of 64 bytes; byte (o, j) of group g is input 4g + j, int8.
+//   bf16: per pair of inputs 16 x 2 values.   f32: per input 16 values.
+struct Matrix {
+    Format format;
+    int64_t n, k;              // output and input features
+    int64_t panels, blocks;    // ceil(n / PANEL), ceil(k / BLOCK)
+    const uint8_t* weights;
+    const uint16_t* scales;    // f16 [panels][blocks][PANEL]; null for bf16 and f32
+    const uint16_t* minima;    // bf16 [panels][ceil(blocks / 2)][PANEL][2], or null
+    const float* bias;         // [panels * PANEL], or null
+};
+
+// Rows of inputs in the forms that the formats want. Each pointer may be null if no matrix wants that form.
+struct Inputs {
+    int64_t k, blocks;
+    int8_t* bytes;             // [rows][blocks * BLOCK]
+    float* scales;             // [rows][blocks]
+    int32_t* offsets4;         // [rows][blocks] -8 * sum of the block's bytes
+    int32_t* offsets8;         // [rows][blocks] -SIGNED_OFFSET * sum
+    uint16_t* sums;            // [rows][even(blocks)] bf16: scale * sum of the block's bytes
+    uint16_t* bf16;            // [rows][even(k)]
+    float* f32;                // [rows][k]
+};
+
+inline int64_t even(int64_t n) { return (n + 1) & ~int64_t(1); }
+
+// Keys and values of one layer: record (head, slot) at (head * num_slots + slot) * 2 * stride elements, the key
+// first, the value `stride` elements behind it.
+struct KVLayer {
+    void* data;
+    int64_t num_slots;
+    int64_t stride;            // head_dim rounded up to HEAD_ALIGN
+    bool is_f32;
+};
+
+// The plan of `ramet.model_io.Segments`, and the positions of the rows.
+struct SegmentView {
+    const int32_t* row_begin;
+    const int32_t* row_end;
+    const int32_t* first_position;
+    const int32_t* slot_offsets;
+    const int32_t* slots;
+    const int32_t* positions;
+};
+
+// The running result of softmax attention of one (row, head): `values` is not divided by `total` yet.
+struct AttentionUnit {
+    int64_t row_begin, row_end;           // rows of the unit
+    const int32_t* segments;              // indices of its segments, in order of position
+    int64_t num_segments;
+    int64_t kv_head;
+    float* partials;                      // null, or where to leave one result per (span, query)
+};
+
+struct AttentionShape {
+    int64_t num_kv_heads, group, head_dim;
+    bool f32;                             // queries and arithmetic in float32
+    int64_t num_rows;
+    const void* queries;                  // [kv_heads][num_rows][group][stride], scaled by log2(e) / sqrt(head_dim)
+    float* out;                           // [num_rows][kv_heads * group * head_dim]
+};
+
+// Size of a (values, peak, total) record.
+inline int64_t partial_floats(int64_t stride) { return stride + 16; }
+
+struct RopeShape {
+    int64_t num_heads, num_kv_heads, head_dim, stride, num_rows;
+    bool f32;                             // form of the queries
+    const float* query_norm;              // [head_dim] or null
+    const float* key_norm;
+    float eps;
+    float query_scale;
+};
+
+// A row of logits as a sample sees it.
+struct LogitsView {
+    const float* logits;
+    int64_t n;
+    const uint32_t* allowed;              // bit i % 32 of word i / 32: whether token i may be drawn; null = all
+};
+
+// The largest logit and the first token that has it; -1 if it is not finite or a logit is not a number.
+struct Peak {
+    float value;
+    int64_t first;
+};
+
+// How to draw. Filters in this order: top_k (0 = all), top_p (1 = all), min_p (0 = all).
+struct Draw {
+    float temperature;                    // 0 = greedy
+    int32_t top_k;
+    float top_p, min_p;
+    double uniform;                       // in [0, 1)
+};
+
+// One instruction set's kernels. All are thread-safe; `scratch` belongs to the calling thread.
+struct Kernels {
+    const char* name;
+    bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
+    int32_t signed_offset;
+
+    // Rows [begin, end) of x times panels [panel, panel + count) of w; count is 1 or 2.
+    // out[row * ld + n] = (accumulate ? out : 0) + product + bias
+    void (*matmul)(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, int count,
+                   float* out, int64_t ld, bool accumulate);
+
+    void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
+    void (*convert)(const float* x, int64_t row, const Inputs& to);
+    void (*silu_multiply)(const float* gate, const float* up, int64_t n, float* out);
+    void (*embed)(const Matrix& w, int64_t id, float* out);
+    // One row: rotates queries and keys by cos_sin [2][head_dim / 2], writes queries, keys and values.
+    void (*rope)(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
+                 void* queries, const KVLayer& kv, float* scratch);
+
+    void (*attend)(const AttentionShape& shape, const KVLayer& kv, const SegmentView& segments,
+                   const AttentionUnit& unit, void* scratch);
+    int64_t (*attend_scratch)(int64_t stride, int64_t group);
+    // Merges the partials [num_spans][group] of a row, `step` floats apart from span to span, into its output.
+    void (*merge)(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t row,
+                  const float* partials, int64_t num_spans, int64_t step);
+
+    Peak (*find_peak)(const LogitsView& view, void* scratch);
+    // Sum of exp(logit - peak).
+    double (*sum_weights)(const LogitsView& view, float peak);
+    // The token that `uniform` falls on; -1 if the peak is not finite.
+    int64_t (*draw)(const LogitsView& view, const Draw& how, void* scratch);
+    // The likeliest `count` tokens in order, equal ones by id. The peak must be finite, count in 1 .. n.
+    void (*find_top)(const LogitsView& view, int64_t count, int32_t* ids, void* scratch);
+    int64_t (*sampling_scratch)(int64_t n);  // bytes
+};
+
+}  // namespace ramet

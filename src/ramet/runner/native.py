@@ -1,0 +1,85 @@
+"""The native runner: a decoder in C++ and its KV pool behind `ramet.model_io.ModelRunner`.
+
+A step is one call that computes all layers, one for the logits and one that samples; all three run without the
+interpreter lock on the same team of threads. Invariant: the logits of a row are the same bits in whatever step,
+batch or chunk the row is computed. Must not know: requests, trees, text, torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ramet.errors import EngineDead
+from ramet.model_io import ModelInput, ModelOutput
+from ramet.models.config import ModelConfig
+from ramet.runner.native_sampler import NativeSampler
+
+if TYPE_CHECKING:
+    from ramet.kernels import _cpu
+
+
+class NativeModelRunner:
+    """Computes steps on the CPU; satisfies `ModelRunner`."""
+
+    def __init__(
+        self, config: ModelConfig, decoder: _cpu.Decoder, sampler: NativeSampler, num_slots: int
+    ) -> None:
+        """
+        Args:
+            config: the model's.
+            decoder: with all weights and no pool yet.
+            sampler: draws from the logits.
+            num_slots: slots of the pool.
+        """
+        decoder.allocate_kv(num_slots)
+        self._config = config
+        self._decoder: _cpu.Decoder | None = decoder
+        self._sampler = sampler
+        self._num_slots = num_slots
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    def vocab_size(self) -> int:
+        return self._config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        return self._config.context_length
+
+    def execute(self, model_input: ModelInput) -> ModelOutput:
+        decoder = self._decoder
+        if decoder is None:
+            raise EngineDead("the model runner has been closed")
+        wanted = np.unique(np.concatenate((model_input.sampling.rows, model_input.score_rows)))
+        hidden = np.empty((len(wanted), self._config.hidden_size), dtype=np.float32)
+        segments = model_input.segments
+        decoder.forward(
+            model_input.input_ids,
+            model_input.positions,
+            model_input.slot_ids,
+            segments.row_begin,
+            segments.row_end,
+            segments.first_position,
+            segments.slot_offsets,
+            segments.slots,
+            wanted,
+            hidden,
+        )
+
+        def logits_of(begin: int, end: int) -> NDArray[np.float32]:
+            logits = np.empty((end - begin, self._config.vocab_size), dtype=np.float32)
+            decoder.logits(hidden[begin:end], logits)
+            return logits
+
+        return self._sampler.sample(
+            logits_of, wanted, model_input.sampling, model_input.score_rows, model_input.score_token_ids
+        )
+
+    def close(self) -> None:
+        self._decoder = None
