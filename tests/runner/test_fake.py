@@ -62,6 +62,17 @@ def test_banned_tokens_are_passed_over():
     assert output.token_ids.tolist() == [0, 2]
 
 
+def test_tokens_outside_the_bitmask_are_passed_over():
+    runner = FakeRunner(vocab_size=40)
+    bitmask = np.array([[0, 0b10], [0b101, 0], [0, 0]], dtype=np.uint32)  # 33; 0 and 2; none
+    bias = LogitBias(
+        np.array([1], dtype=np.int32), np.array([2], dtype=np.int32), np.array([-np.inf], dtype=np.float32)
+    )
+    sampling = sampling_of([0, 0, 0], bitmask=bitmask, bias=bias)
+    output = runner.execute(model_input([Step(chain(1), 0, 1)], sampling))
+    assert output.token_ids.tolist() == [33, 0, -1]
+
+
 def test_a_step_can_be_made_to_fail():
     def fail(_):
         raise EngineError("out of luck")

@@ -131,6 +131,51 @@ def test_penalties_come_before_bias():
     assert run([[3.0, 2.0]], penalties=seen, bias=bias).token_ids.tolist() == [1]
 
 
+# ------------------------------------------------------------------------------------------ the bitmask
+
+
+def bitmask(vocab_size, *allowed):
+    """One row of bits per sample, from the token ids it allows."""
+    words = np.zeros((len(allowed), -(-vocab_size // 32)), dtype=np.uint32)
+    for sample_words, token_ids in zip(words, allowed, strict=True):
+        for token in token_ids:
+            sample_words[token // 32] |= np.uint32(1 << token % 32)
+    return words
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bitmask_allows_only_the_tokens_whose_bit_is_set(temperature):
+    logits = np.random.default_rng(10).normal(size=(4, 100))
+    logits[3, 9] = np.nan  # not allowed, so it does not matter
+    allowed = [[31], [32, 99], [], [0, 64]]
+    drawn = run(
+        logits,
+        temperature=f32(*[temperature] * 4),
+        bitmask=bitmask(100, *allowed),
+        num_top_logprobs=i32(*[0] * 4),
+    )
+    assert drawn.token_ids[0] == 31
+    assert drawn.token_ids[1] in (32, 99)
+    assert drawn.token_ids[2] == -1
+    assert drawn.token_ids[3] in (0, 64)
+    assert drawn.logprobs[0] == pytest.approx(log_softmax(logits[0])[31], abs=1e-5)  # of the raw logits
+
+
+def test_a_bitmask_comes_after_bias_and_before_top_k():
+    bias = LogitBias(i32(0, 0), i32(0, 2), f32(50, 10))
+    drawn = run(
+        [[1.0, 2.0, 3.0, 4.0]], bias=bias, bitmask=bitmask(4, [1, 2]), temperature=f32(1), top_k=i32(1)
+    )
+    assert drawn.token_ids.tolist() == [2]
+
+
+def test_a_bitmask_of_all_ones_changes_nothing():
+    logits = np.random.default_rng(11).normal(size=(20, 70))
+    ones = np.full((20, 3), 2**32 - 1, dtype=np.uint32)
+    given = {"temperature": f32(*[0, 1] * 10), "top_p": f32(*[0.9] * 20)}
+    assert np.array_equal(run(logits, **given).token_ids, run(logits, bitmask=ones, **given).token_ids)
+
+
 # ------------------------------------------------------------------------------------ the distribution
 
 
@@ -269,6 +314,7 @@ def test_blocks_change_nothing(monkeypatch):
         "num_top_logprobs": i32(*[2, -1, 0] * 10),
         "penalties": penalties(30, entries, repetition=1.3, frequency=0.2, presence=0.1),
         "bias": LogitBias(i32(*range(30)), i32(*range(30)), f32(*[2.0] * 30)),
+        "bitmask": rng.integers(1, 2**32, (30, 2), dtype=np.uint32),
     }
     whole = run(logits, rows, scores, **given)
     monkeypatch.setattr(sampler, "BLOCK_BYTES", 7 * 64 * 4)

@@ -1,7 +1,149 @@
-"""The native CPU kernels, compiled from `cpu/*.cpp`."""
+"""The native CPU kernels, compiled from `cpu/*.cpp`. Arrays are C-contiguous; none is kept after a call.
+
+Every function raises ValueError for arrays that do not fit each other and indices out of range.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ramet.model_io import Float32Array, Int32Array, ModelOutput, Sampling
 
 def compiled_isas() -> list[str]:
     """The instruction sets this extension was compiled for, best first."""
 
 def supported_isas() -> list[str]:
     """Those of `compiled_isas` that this CPU can run, best first: the first one is in use."""
+
+class Team:
+    """Threads that compute a step together. They sleep between steps, and end with the object."""
+
+    def __init__(self, num_threads: int) -> None: ...
+    @property
+    def num_threads(self) -> int: ...
+
+class Matrix:
+    """A weight matrix in the layout of its format."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)"""
+    @property
+    def format(self) -> Literal["q4", "q4 with minima", "q8", "bf16", "f32"]: ...
+    @property
+    def num_bytes(self) -> int:
+        """Of weights, scales and minima, with the padding to whole panels of 16 outputs."""
+    def set_bias(self, bias: Float32Array) -> None:
+        """``[outputs]``, added to every product."""
+
+def pack(type: str, data: NDArray[np.uint8], columns: int, keep_f32: bool = False) -> Matrix:
+    """Pack rows as a file stores them: ``data`` ``[outputs, bytes per row]``.
+
+    Args:
+        type: "Q4_0", "Q4_1", "Q8_0"; "F32", "F16", "BF16", which become bf16.
+        columns: number of inputs.
+        keep_f32: floats become f32 instead of bf16.
+    """
+
+def pack_q8(data: Float32Array) -> Matrix:
+    """Quantize ``[outputs, inputs]`` to 8 bits in blocks of 32 inputs."""
+
+class Decoder:
+    """All layers of a model of the Llama family. One call at a time."""
+
+    def __init__(
+        self,
+        team: Team,
+        isa: str,
+        *,
+        hidden_size: int,
+        intermediate_size: int,
+        num_layers: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        vocab_size: int,
+        rms_norm_eps: float,
+        float32: bool,
+    ) -> None:
+        """``float32``: keys, values and attention in float32 instead of bfloat16."""
+
+    def set_matrix(
+        self, layer: int, name: Literal["q", "k", "v", "output", "gate", "up", "down"] | str, matrix: Matrix
+    ) -> None: ...
+    def set_norm(
+        self,
+        layer: int,
+        name: Literal["input_norm", "post_attention_norm", "query_norm", "key_norm"] | str,
+        values: Float32Array,
+    ) -> None: ...
+    def set_ends(self, embedding: Matrix, head: Matrix, norm: Float32Array) -> None: ...
+    def set_rotary(self, cos_sin: Float32Array) -> None:
+        """``[positions, 2, head_dim / 2]``: cosines, then sines."""
+
+    def allocate_kv(self, num_slots: int) -> None:
+        """Make the pool, and check that all weights are there."""
+
+    def forward(
+        self,
+        input_ids: Int32Array,
+        positions: Int32Array,
+        slot_ids: Int32Array,
+        row_begin: Int32Array,
+        row_end: Int32Array,
+        first_position: Int32Array,
+        slot_offsets: Int32Array,
+        slots: Int32Array,
+        wanted: Int32Array,
+        out: Float32Array,
+    ) -> None:
+        """Compute a step (`ramet.model_io.ModelInput`), write its keys and values to the pool, and put the
+        normalised hidden states of the rows ``wanted`` into ``out`` ``[len(wanted), hidden_size]``."""
+
+    def logits(self, hidden: Float32Array, out: Float32Array) -> None:
+        """``out`` ``[n, vocab_size]`` from ``hidden`` ``[n, hidden_size]``."""
+
+    def set_profile(self, on: bool) -> None:
+        """Measure phases of `forward`; adds a wait after each, which costs a little."""
+
+    def take_profile(self) -> dict[str, float]:
+        """Seconds per phase since the last call."""
+
+class Sampler:
+    """Draws tokens and takes logprobs. Calls take turns."""
+
+    def __init__(self, team: Team, isa: str) -> None: ...
+    def sample(
+        self,
+        logits: Float32Array,
+        rows: Int32Array,
+        sampling: Sampling,
+        uniforms: NDArray[np.float64],
+        score_rows: Int32Array,
+        score_token_ids: Int32Array,
+        output: ModelOutput,
+    ) -> None:
+        """Fill ``output`` for all samples and scores of ``rows``, whose logits ``[len(rows), vocab_size]`` are given."""
+
+# Single kernels, for tests and benchmarks.
+
+def linear(isa: str, matrix: Matrix, x: Float32Array, out: Float32Array) -> None:
+    """``out`` ``[rows, outputs]`` = ``x`` ``[rows, inputs]`` times the transposed matrix, plus its bias."""
+
+def attention(
+    team: Team,
+    isa: str,
+    queries: Float32Array,
+    keys: Float32Array,
+    values: Float32Array,
+    float32_pool: bool,
+    positions: Int32Array,
+    row_begin: Int32Array,
+    row_end: Int32Array,
+    first_position: Int32Array,
+    slot_offsets: Int32Array,
+    slots: Int32Array,
+    out: Float32Array,
+) -> None:
+    """Attention of one layer, as `ramet.attention.base.AttentionBackend.forward` has it."""

@@ -41,11 +41,11 @@ _MATRICES: Mapping[str, tuple[str, Callable[[ModelConfig], bool]]] = {
     "up": ("mlp.up_proj", lambda config: config.mlp_bias),
     "down": ("mlp.down_proj", lambda config: config.mlp_bias),
 }
-_NORMS: Mapping[str, str] = {
+_NORMS = {
     "input_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
 }
-_HEAD_NORMS: Mapping[str, str] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+_HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 _BLOCKS = frozenset({"Q4_0", "Q4_1", "Q8_0"})
 

@@ -21,6 +21,7 @@ constexpr int QUERY_TILE = 1;
 constexpr int QUERY_TILE = 1;
 #endif
 constexpr int CHUNK_VECTORS = CHUNK / LANES;
+constexpr float NOTHING = -1e30f;  // the score of a key that may not be seen: finite, so that differences are
 
 // ---- how numbers are multiplied: one float at a time, or pairs of bf16
 
@@ -28,6 +29,7 @@ struct FloatMath {
     using Element = float;
     static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
     RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
+    RAMET_INLINE F32 exponential(F32 x) { return exp2(x); }
     RAMET_INLINE void put(float* to, F32 x) { store(to, x); }
 };
 
@@ -38,6 +40,7 @@ struct PairMath {
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
         return dot2(acc, load_bytes(b), broadcast4(a));
     }
+    RAMET_INLINE F32 exponential(F32 x) { return exp2_rough(x); }
     RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
 };
 #endif
@@ -112,7 +115,7 @@ RAMET_INLINE float& total_of(float* record, int64_t stride) { return record[stri
 
 RAMET_INLINE void clear(float* record, int64_t stride) {
     for (int64_t d = 0; d < stride; d += LANES) store(record + d, zero());
-    peak_of(record, stride) = -INFINITY;
+    peak_of(record, stride) = NOTHING;
     total_of(record, stride) = 0;
 }
 
@@ -203,28 +206,33 @@ static void attend_tile(const typename Math::Element* queries, int64_t stride, c
     } else {
         scores<Math, R, 3>(queries, stride, chunk, score);
     }
-    alignas(64) typename Math::Element weights[R * CHUNK];
-    float keep[R];
-    const F32 nothing = set1(-INFINITY);
+    // Peaks of all queries first, then what is left of the old sums, then the weights: three short stretches
+    // whose queries do not wait for each other.
+    const F32 nothing = set1(NOTHING);
+    alignas(64) float peak[LANES] = {}, keep[LANES] = {};
     for (int r = 0; r < R; ++r) {
-        float* record = records + r * record_floats;
         F32 most = nothing;
         for (int v = 0; v < chunk.vectors; ++v) {
             if (last_key[r] < v * LANES + LANES - 1)
                 score[r][v] = replace_from(score[r][v], last_key[r] + 1 - v * LANES, nothing);
             most = max(score[r][v], most);
         }
-        float old = peak_of(record, stride), peak = maximum(most);
-        // A first key always counts, so the peak is finite unless the numbers are not
-        if (!(peak > old)) peak = old;
-        F32 peak_all = set1(peak), total = zero();
+        const float old = peak_of(records + r * record_floats, stride), found = maximum(most);
+        peak[r] = found > old ? found : old;
+        keep[r] = old - peak[r];
+    }
+    store(keep, exp2_rough(load(keep)));
+    alignas(64) typename Math::Element weights[R * CHUNK];
+    for (int r = 0; r < R; ++r) {
+        float* record = records + r * record_floats;
+        const F32 peak_all = set1(peak[r]);
+        F32 total = zero();
         for (int v = 0; v < chunk.vectors; ++v) {
-            F32 weight = exp2(score[r][v] - peak_all);
+            F32 weight = Math::exponential(score[r][v] - peak_all);
             total = total + weight;
             Math::put(weights + r * CHUNK + v * LANES, weight);
         }
-        keep[r] = old == peak ? 1.0f : exp2_scalar(old - peak);
-        peak_of(record, stride) = peak;
+        peak_of(record, stride) = peak[r];
         total_of(record, stride) = total_of(record, stride) * keep[r] + sum(total);
     }
     int64_t d = 0;

@@ -200,6 +200,7 @@ struct Decoder::Run {
 };
 
 void Decoder::forward(const StepRows& rows, float* out) {
+    std::lock_guard<std::mutex> one_step(mutex_);
     const int64_t n = rows.num_rows, hidden = shape_.hidden, group = shape_.num_heads / shape_.num_kv_heads;
     const int64_t q_width = shape_.num_heads * shape_.head_dim, kv_width = shape_.num_kv_heads * shape_.head_dim;
     const int64_t qkv_width = q_width + 2 * kv_width, gate_up_width = 2 * shape_.inner;
@@ -302,6 +303,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
 
 void Decoder::logits(const float* hidden, int64_t num_rows, float* out) {
     if (num_rows == 0) return;
+    std::lock_guard<std::mutex> one_step(mutex_);
     const int64_t together = std::min(num_rows, ROWS_TOGETHER);
     Run::prepare(*this, {&head->view}, shape_.hidden, together);
     scratch_.reserve<char>(Run::scratch_bytes(*this) * team_->size());

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "memory.h"
@@ -76,6 +77,7 @@ private:
     Buffer rotary_;
     std::vector<Buffer> kv_;
 
+    std::mutex mutex_;  // one step at a time: they share the buffers below
     AttentionPlan plan_;
     Buffer hidden_, queries_, attended_, projected_, scratch_, normed_;
     std::array<Buffer, 7> input_memory_;

@@ -62,7 +62,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
     struct Part {
         int64_t begin, end, num_spans, floats;
         const int32_t* indices;
-        int64_t count;
+        int64_t count, cost;
     };
     std::vector<Part> parts;
     int64_t num_floats = 0;
@@ -72,6 +72,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
         part.end = std::min(part.begin + ATTENTION_ROWS, num_rows);
         part.indices = indices_.data() + first_of_block_[size_t(b)];
         part.count = first_of_block_[size_t(b) + 1] - first_of_block_[size_t(b)];
+        part.cost = costs[size_t(b)];
         const int64_t spans = count_spans(segments, part.indices, part.count);
         const int64_t floats =
             shape.num_kv_heads * spans * (part.end - part.begin) * shape.group * partial_floats(stride);
@@ -83,6 +84,8 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
         }
         parts.push_back(part);
     }
+    // The blocks of most work first, so that no thread is left with a large one at the end
+    std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.cost > b.cost; });
     float* partials = num_floats ? partials_.reserve<float>(num_floats) : nullptr;
     for (const Part& part : parts) {
         if (part.num_spans) {

@@ -33,11 +33,11 @@ static void quantize(const float* x, int64_t row, const Inputs& to) {
         F32 high = count > LANES ? load_first(x + first + LANES, int(count) - LANES) : zero();
         float most = largest_magnitude(low, high);
         // Infinities and not-a-number end up in the scale, and so in every output
-        float scale = most / 127.0f, inverse = most > 0 && most < INFINITY ? 127.0f / most : 0.0f;
+        float scale = most * (1.0f / 127.0f), inverse = most > 0 && most < INFINITY ? 127.0f / most : 0.0f;
         if (inverse == INFINITY) scale = inverse = 0.0f;  // denormal inputs: nothing of them would be left
         if (!(most < INFINITY)) scale = NAN;
         F32 factor = set1(inverse);
-        int32_t total = store_int8(bytes + first, low * factor) + store_int8(bytes + first + LANES, high * factor);
+        int32_t total = store_int8(bytes + first, low * factor, high * factor);
         to.scales[row * to.blocks + b] = scale;
         to.offsets4[row * to.blocks + b] = -8 * total;
         to.offsets8[row * to.blocks + b] = -SIGNED_OFFSET * total;

@@ -148,7 +148,8 @@ static Cut find_cut(const float* distances, const float* probabilities, int64_t 
         if (shift == 20) {
             for (int64_t i = 0; i < n; ++i) count(i);
         } else {
-            const F32 from = set1(from_bits(low)), to = set1(from_bits(low + (1u << (shift + 10)) - 1));
+            const uint32_t infinity = 0x7f800000, high = low + (1u << (shift + 10)) - 1;
+            const F32 from = set1(from_bits(low)), to = set1(from_bits(high < infinity ? high : infinity));
             for (int64_t i = 0; i < n; i += LANES) {
                 F32 x = load_first(distances + i, n - i < LANES ? int(n - i) : LANES);
                 uint32_t bits = less_equal_bits(from, x) & less_equal_bits(x, to);

@@ -113,6 +113,18 @@ RAMET_INLINE F32 exp2(F32 x) {
     return {_mm512_scalef_ps(y, whole)};
 }
 
+// 2^x to 2e-6, for finite x (and not-a-number).
+RAMET_INLINE F32 exp2_rough(F32 x) {
+    __m512 whole = _mm512_roundscale_ps(x.v, 0);
+    __m512 f = _mm512_sub_ps(x.v, whole), y = _mm512_set1_ps(1.3333558146e-3f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.6181291076e-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5504108665e-2f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022650696e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314718056e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+    return {_mm512_scalef_ps(y, whole)};
+}
+
 // The largest magnitude. Compares bits, so that not-a-number is larger than anything.
 RAMET_INLINE float largest_magnitude(F32 a, F32 b) {
     __m512i mask = _mm512_set1_epi32(0x7fffffff);
@@ -120,11 +132,12 @@ RAMET_INLINE float largest_magnitude(F32 a, F32 b) {
     __m512i y = _mm512_and_si512(_mm512_castps_si512(b.v), mask);
     return from_bits(uint32_t(_mm512_reduce_max_epi32(_mm512_max_epi32(x, y))));
 }
-// Round to nearest even and store as int8; returns the sum. Values must lie in -127 .. 127.
-RAMET_INLINE int32_t store_int8(int8_t* p, F32 a) {
-    __m512i whole = _mm512_cvtps_epi32(a.v);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(whole));
-    return _mm512_reduce_add_epi32(whole);
+// Round 32 values to nearest even and store them as int8; returns their sum. They must lie in -127 .. 127.
+RAMET_INLINE int32_t store_int8(int8_t* p, F32 low, F32 high) {
+    __m512i a = _mm512_cvtps_epi32(low.v), b = _mm512_cvtps_epi32(high.v);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 16), _mm512_cvtsepi32_epi8(b));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 
 RAMET_INLINE F32 load_f16(const uint16_t* p) {

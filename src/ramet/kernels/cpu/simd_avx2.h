@@ -71,6 +71,8 @@ RAMET_INLINE __m256 exp2_half(__m256 x) {
 }
 RAMET_INLINE F32 exp2(F32 x) { return {exp2_half(x.a), exp2_half(x.b)}; }
 
+RAMET_INLINE F32 exp2_rough(F32 x) { return exp2(x); }
+
 RAMET_INLINE float largest_magnitude(F32 x, F32 y) {
     __m256i mask = _mm256_set1_epi32(0x7fffffff);
     auto bits = [&](__m256 v) { return _mm256_and_si256(_mm256_castps_si256(v), mask); };
@@ -80,12 +82,14 @@ RAMET_INLINE float largest_magnitude(F32 x, F32 y) {
     t = _mm_max_epi32(t, _mm_shuffle_epi32(t, 0xb1));
     return from_bits(uint32_t(_mm_cvtsi128_si32(t)));
 }
-RAMET_INLINE int32_t store_int8(int8_t* p, F32 x) {
-    __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
-    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
-    __m256i s = _mm256_add_epi32(a, b);
+RAMET_INLINE int32_t store_int8(int8_t* p, F32 low, F32 high) {
+    __m256i a = _mm256_cvtps_epi32(low.a), b = _mm256_cvtps_epi32(low.b);
+    __m256i c = _mm256_cvtps_epi32(high.a), d = _mm256_cvtps_epi32(high.b);
+    __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    // Packing works in halves of 128 bits: put the words of 4 values back in order
+    __m256i bytes = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+    __m256i s = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
     __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
     t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
     t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));

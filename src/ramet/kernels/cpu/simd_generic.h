@@ -105,6 +105,8 @@ RAMET_INLINE F32 exp2(F32 x) {
     return r;
 }
 
+RAMET_INLINE F32 exp2_rough(F32 x) { return exp2(x); }
+
 RAMET_INLINE float largest_magnitude(F32 x, F32 y) {
     uint32_t most = 0;
     for (int i = 0; i < 16; ++i) {
@@ -114,10 +116,11 @@ RAMET_INLINE float largest_magnitude(F32 x, F32 y) {
     }
     return from_bits(most);
 }
-RAMET_INLINE int32_t store_int8(int8_t* p, F32 x) {
+RAMET_INLINE int32_t store_int8(int8_t* p, F32 low, F32 high) {
     int32_t total = 0;
-    for (int i = 0; i < 16; ++i) {
-        float v = x.q[i / 4][i % 4];
+    for (int i = 0; i < 32; ++i) {
+        const F32& from = i < 16 ? low : high;
+        float v = from.q[i / 4 % 4][i % 4];
         const float shift = 12582912.0f;
         int32_t whole = v == v ? int32_t((v + shift) - shift) : 0;
         p[i] = int8_t(whole);
