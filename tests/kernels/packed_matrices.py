@@ -18,8 +18,8 @@ BLOCKS = ("Q4_0", "Q4_1", "Q8_0")
 FLOATS = ("F32", "F16", "BF16", "F32 kept", "F16 kept", "BF16 kept")
 KINDS = (*BLOCKS, "floats as q8", *FLOATS)
 
-EPSILON = 2.0**-24  # of float32: how far rounding moves a value, relative to it
-BF16_EPSILON = 2.0**-9
+EPSILON = 2.0**-24  # of float32: how far rounding to nearest moves a value, relative to it
+BF16_EPSILON = 2.0**-8
 
 
 def bf16_bits(values):

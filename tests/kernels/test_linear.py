@@ -53,7 +53,7 @@ def check(isa, kind, seed, outputs, inputs, rows, with_bias=False):
 
 @each_isa
 @each_kind
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     outputs=st.integers(1, 70),
@@ -67,7 +67,9 @@ def test_products_follow_their_arithmetic(isa, kind, seed, outputs, inputs, rows
 
 @each_isa
 @each_kind
-@pytest.mark.parametrize(("outputs", "inputs", "rows"), [(48, 2048, 3), (33, 1536, 13), (1, 1, 1), (16, 32, 70)])
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "rows"), [(48, 2048, 3), (33, 1536, 13), (1, 1, 1), (16, 32, 70)]
+)
 def test_products_of_given_shapes(isa, kind, outputs, inputs, rows):
     check(isa, kind, outputs * inputs, outputs, inputs, rows)
 
@@ -163,7 +165,9 @@ shapes = st.tuples(st.integers(0, 40), st.integers(0, 40))
 
 
 @settings(max_examples=100, deadline=None)
-@given(shape=st.just((17, 33)) | shapes, x_shape=shapes, out_shape=shapes, isa=st.sampled_from([*ISAS, "sse9"]))
+@given(
+    shape=st.just((17, 33)) | shapes, x_shape=shapes, out_shape=shapes, isa=st.sampled_from([*ISAS, "sse9"])
+)
 def test_shapes_that_do_not_fit_are_refused(shape, x_shape, out_shape, isa):
     matrix = NATIVE.pack_q8(np.ones((17, 33), dtype=np.float32))
     x, out = np.ones(x_shape, dtype=np.float32), np.ones(out_shape, dtype=np.float32)

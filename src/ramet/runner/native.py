@@ -7,6 +7,8 @@ batch or chunk the row is computed. Must not know: requests, trees, text, torch.
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +41,7 @@ class NativeModelRunner:
         self._decoder: _cpu.Decoder | None = decoder
         self._sampler = sampler
         self._num_slots = num_slots
+        self._profile: defaultdict[str, float] | None = None
 
     @property
     def num_slots(self) -> int:
@@ -73,13 +76,34 @@ class NativeModelRunner:
         )
 
         def logits_of(begin: int, end: int) -> NDArray[np.float32]:
+            started = time.perf_counter()
             logits = np.empty((end - begin, self._config.vocab_size), dtype=np.float32)
             decoder.logits(hidden[begin:end], logits)
+            if self._profile is not None:
+                self._profile["logits"] += time.perf_counter() - started
             return logits
 
-        return self._sampler.sample(
+        started = time.perf_counter()
+        output = self._sampler.sample(
             logits_of, wanted, model_input.sampling, model_input.score_rows, model_input.score_token_ids
         )
+        if self._profile is not None:
+            self._profile["sampling"] += time.perf_counter() - started - self._profile["logits"]
+        return output
+
+    def set_profile(self, on: bool) -> None:
+        """Measure the parts of a step; each then ends with a wait for all threads, which costs a little."""
+        self._profile = defaultdict(float) if on else None
+        if self._decoder is not None:
+            self._decoder.set_profile(on)
+
+    def take_profile(self) -> dict[str, float]:
+        """Seconds by part since the last call; empty if profiling is off."""
+        if self._profile is None or self._decoder is None:
+            return {}
+        taken = self._decoder.take_profile() | self._profile
+        self._profile.clear()
+        return taken
 
     def close(self) -> None:
         self._decoder = None

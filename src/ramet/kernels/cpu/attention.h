@@ -45,6 +45,20 @@ struct PairMath {
 };
 #endif
 
+// The records of the chunk after the one at work, asked for a few at a time: all at once would fill the queues to
+// memory and then leave it idle.
+struct Ahead {
+    const char* pool;
+    const int32_t* slots;
+    int64_t record_bytes;
+    int left;
+    void ask(int count) {
+        for (; count > 0 && left > 0; --count, --left, ++slots)
+            for (int64_t byte = 0; byte < record_bytes; byte += 64)
+                __builtin_prefetch(pool + *slots * record_bytes + byte, 0, 3);
+    }
+};
+
 // ---- laying out a chunk: keys as [stride / PER_STEP][CHUNK][PER_STEP], values as [CHUNK / PER_STEP][stride][PER_STEP]
 
 template <class Math>
@@ -52,7 +66,8 @@ struct ChunkLayout;
 
 template <>
 struct ChunkLayout<FloatMath> {
-    static void keys(const void* const* rows, int count, int64_t stride, bool is_f32, float* out) {
+    static void keys(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
+        ahead.ask(CHUNK / 2);
 #if defined(RAMET_SIMD_AVX512)
         if (is_f32) {
             for (int first = 0; first < count; first += LANES)
@@ -74,7 +89,8 @@ struct ChunkLayout<FloatMath> {
                 out[d * CHUNK + i] = value;
             }
     }
-    static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out) {
+    static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
+        ahead.ask(CHUNK / 2);
         for (int i = 0; i < count; ++i)
             for (int64_t d = 0; d < stride; d += LANES) {
                 // A value stands `stride` elements behind its key
@@ -88,22 +104,26 @@ struct ChunkLayout<FloatMath> {
 #if defined(RAMET_NATIVE_BF16)
 template <>
 struct ChunkLayout<PairMath> {
-    static void keys(const void* const* rows, int count, int64_t stride, bool, uint16_t* out) {
-        for (int first = 0; first < count; first += LANES)
+    static void keys(const void* const* rows, int count, int64_t stride, bool, uint16_t* out, Ahead& ahead) {
+        for (int first = 0; first < count; first += LANES) {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 const void* in[LANES];
                 for (int i = 0; i < LANES; ++i)
                     in[i] = first + i < count ? static_cast<const uint16_t*>(rows[first + i]) + d : nullptr;
                 transpose16(in, out + d * CHUNK + first * 2, CHUNK * 4);
             }
+            ahead.ask(LANES / 2);
+        }
     }
-    static void values(const void* const* rows, int count, int64_t stride, bool, uint16_t* out) {
-        for (int i = 0; i < count; i += 2)
+    static void values(const void* const* rows, int count, int64_t stride, bool, uint16_t* out, Ahead& ahead) {
+        for (int i = 0; i < count; i += 2) {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 auto* first = static_cast<const uint16_t*>(rows[i]) + stride + d;
                 auto* second = i + 1 < count ? static_cast<const uint16_t*>(rows[i + 1]) + stride + d : nullptr;
                 interleave16(first, second, out + i * stride + d * 2);
             }
+            ahead.ask(1);
+        }
     }
 };
 #endif
@@ -290,15 +310,15 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
         const int64_t record_bytes = 2 * stride * element_bytes;
         const void* rows[CHUNK];
         for (int i = 0; i < count; ++i) rows[i] = pool + slots[i] * record_bytes;
+        Ahead ahead{pool, nullptr, record_bytes, 0};
         if (index + 1 < unit.num_segments) {
-            // The next chunk comes from memory while this one is computed
             const int32_t next = unit.segments[index + 1];
-            for (int32_t i = plan.slot_offsets[next]; i < plan.slot_offsets[next + 1]; ++i)
-                for (int64_t byte = 0; byte < record_bytes; byte += 64)
-                    __builtin_prefetch(pool + plan.slots[i] * record_bytes + byte, 0, 3);
+            ahead.slots = plan.slots + plan.slot_offsets[next];
+            ahead.left = plan.slot_offsets[next + 1] - plan.slot_offsets[next];
         }
-        ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys);
-        ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values);
+        ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys, ahead);
+        ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values, ahead);
+        ahead.ask(CHUNK);
         Chunk<Math> chunk{keys, values, (count + LANES - 1) / LANES, (count + Math::PER_STEP - 1) / Math::PER_STEP};
 
         const int64_t q_end = (end - unit.row_begin) * group;

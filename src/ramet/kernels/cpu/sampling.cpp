@@ -66,7 +66,7 @@ private:
 struct Sampler::Block {
     Sampler& sampler;
     const In<float, 2>& logits;
-    const In<int32_t, 1>& row_ids;
+    const In<int32_t, 1>& row_ids;  // ascending
     const Samples& samples;
     const Outputs& outputs;
     const int64_t vocab_size;
@@ -199,7 +199,7 @@ void bind_sampling(nb::module_& module) {
                  return std::make_shared<Sampler>(std::move(team), *kernels);
              }),
              nb::arg("team"), nb::arg("isa"))
-        .def("sample", &Sampler::sample, nb::arg("logits").noconvert(), nb::arg("row_ids"), nb::arg("sampling"),
+        .def("sample", &Sampler::sample, nb::arg("logits").noconvert(), nb::arg("rows"), nb::arg("sampling"),
              nb::arg("uniforms"), nb::arg("score_rows"), nb::arg("score_token_ids"), nb::arg("output"));
 }
 

@@ -1,0 +1,110 @@
+"""Where the time of a step goes: `python benchmarks/step_profile.py [MODEL]`.
+
+Drives an engine core without threads or text, so that each part can be timed on its own: scheduling, laying out
+arrays, the phases of the native decoder, logits, sampling, bookkeeping. Phases inside the decoder end with a
+wait for all threads while they are measured, which costs a little.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from ramet.config import ModelOptions, SchedulerConfig
+from ramet.engine.core import EngineCore
+from ramet.engine.inputs import build_model_input
+from ramet.engine.messages import AddRequest
+from ramet.runner.build import build_runner
+from ramet.runner.native import NativeModelRunner
+from ramet.store import resolve_model
+from ramet.types import SamplingParams
+
+LARGE = ("product", "attention", "logits")  # what a step is for
+
+
+@dataclass(frozen=True)
+class Case:
+    """Requests that run together."""
+
+    name: str
+    num_requests: int
+    prompt_tokens: int
+    max_tokens: int
+
+
+CASES = (
+    Case("1 request, 32-token prompt: decode", 1, 32, 256),
+    Case("32 requests, 32-token prompts: decode", 32, 32, 128),
+    Case("2 prompts of 1,024 tokens: prefill", 2, 1024, 1),
+)
+
+
+def profile(runner: NativeModelRunner, case: Case) -> dict[str, list[float]]:
+    """Seconds of each part, one entry per step. Steps of another kind (the prefill before a decode) are left out."""
+    core = EngineCore(runner, SchedulerConfig(), enable_prefix_cache=False)
+    generator = random.Random()
+    for index in range(case.num_requests):
+        prompt = [generator.randrange(100, min(40_000, runner.vocab_size)) for _ in range(case.prompt_tokens)]
+        params = SamplingParams(max_tokens=case.max_tokens, temperature=0, ignore_eos=True)
+        core.handle(AddRequest(request_id=f"{index}.0", token_ids=prompt, params=params, seed=index))
+    parts: dict[str, list[float]] = defaultdict(list)
+    while True:
+        started = time.perf_counter()
+        batch = core.scheduler.schedule()
+        if batch is None:
+            return parts
+        scheduled = time.perf_counter()
+        model_input = build_model_input(batch)
+        laid_out = time.perf_counter()
+        output = runner.execute(model_input)
+        executed = time.perf_counter()
+        core.scheduler.update(batch, output)
+        updated = time.perf_counter()
+        phases = runner.take_profile()
+        if case.max_tokens > 1 and batch.num_rows != case.num_requests:
+            continue
+        parts["schedule"].append(scheduled - started)
+        parts["lay out arrays"].append(laid_out - scheduled)
+        for phase, seconds in phases.items():
+            parts[phase].append(seconds)
+        parts["dispatch"].append(executed - laid_out - sum(phases.values()))
+        parts["bookkeeping"].append(updated - executed)
+
+
+def show(case: Case, parts: dict[str, list[float]], console: Console) -> None:
+    medians = {name: statistics.median(seconds) for name, seconds in parts.items()}
+    total = sum(medians.values())
+    table = Table(title=f"{case.name}\n{1e3 * total:.2f} ms a step", title_justify="left")
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    table.add_column("share", justify="right")
+    for name, seconds in medians.items():
+        table.add_row(name, f"{1e3 * seconds:.3f}", f"{seconds / total:.1%}")
+    large = sum(seconds for name, seconds in medians.items() if any(word in name for word in LARGE))
+    table.add_section()
+    table.add_row("large products and attention", f"{1e3 * large:.3f}", f"{large / total:.1%}")
+    console.print(table)
+
+
+def main() -> None:
+    path = resolve_model(sys.argv[1] if len(sys.argv) > 1 else None)
+    runner = build_runner(path, ModelOptions(device="cpu", kernels="native"))
+    assert isinstance(runner, NativeModelRunner), type(runner)
+    console = Console()
+    for case in CASES:
+        profile(runner, case)  # warm-up
+        runner.set_profile(True)
+        parts = profile(runner, case)
+        runner.set_profile(False)
+        show(case, parts, console)
+
+
+if __name__ == "__main__":
+    main()
