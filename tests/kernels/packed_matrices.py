@@ -1,8 +1,8 @@
 """Matrices of every format, and what the kernels make of them, spelled out in NumPy.
 
-`Expected.product` follows the arithmetic: inputs rounded to 8 bits in blocks of 32, sums of whole numbers, one
-scale per block. It differs from the kernels by rounding in float32 alone. `Expected.tolerance` bounds how far
-that is from the product of the decoded weights with the inputs as they are.
+`Expected.product` follows the arithmetic: inputs rounded to 8 bits in blocks of 32, sums of whole numbers,
+one scale per block. It differs from the kernels by rounding in float32 alone. `Expected.tolerance` bounds how
+far that is from the product of the decoded weights with the inputs as they are.
 """
 
 from __future__ import annotations

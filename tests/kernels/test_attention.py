@@ -1,4 +1,4 @@
-"""Tree attention: against the definition in float64 and the torch reference, and a row's bits against its company."""
+"""Tree attention against the definition in float64 and the torch reference, and a row's bits in company."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def check(isa, steps, heads, head_dim, float32, team, seed=0):
 
 @st.composite
 def trees(draw):
-    """Steps of sequences that branch off each other, in shuffled slots: some computed whole, some in one row."""
+    """Steps of sequences that branch off each other, in shuffled slots; some end in a single row."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     free = rng.permutation(NUM_SLOTS).tolist()
     sequences = []

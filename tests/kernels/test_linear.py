@@ -1,4 +1,4 @@
-"""Products with packed weights: against their arithmetic in NumPy, against float64, and a row against itself."""
+"""Products with packed weights: against their arithmetic in NumPy, float64, and a row against itself."""
 
 from __future__ import annotations
 
@@ -175,5 +175,5 @@ def test_shapes_that_do_not_fit_are_refused(shape, x_shape, out_shape, isa):
     if fits:
         NATIVE.linear(isa, matrix, x, out)
     else:
-        with pytest.raises(ValueError, match="must be|instruction set"):
+        with pytest.raises(ValueError, match=r"must be|instruction set"):
             NATIVE.linear(isa, matrix, x, out)

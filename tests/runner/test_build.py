@@ -1,4 +1,4 @@
-"""What is decided when a runner is built: device, dtype, cores, and the size of the KV pool."""
+"""What is decided when a runner is built: kernels, device, dtypes, cores, and the size of the KV pool."""
 
 import logging
 from dataclasses import replace
@@ -10,27 +10,146 @@ import torch
 from attention.plans import Sequence, Step, model_input
 from ramet.config import ModelOptions
 from ramet.errors import EngineDead, InvalidRequest, ModelError, UnsupportedFeature, UnsupportedModel
-from ramet.runner import machine
+from ramet.kernels import load_native, why_unavailable
+from ramet.runner import build, machine, native_build
 from ramet.runner.build import runner_from_weights
 from ramet.runner.kv_pool import KVPool
 from ramet.runner.memory import choose_num_slots, slot_bytes
+from ramet.runner.model_runner import TorchModelRunner
+from ramet.runner.native import NativeModelRunner
+from ramet.runner.native_build import choose_num_threads
 from ramet.runner.torch_build import choose_device, choose_dtype
 from runner.tiny_models import CPU, random_weights, tiny_config
 
+NATIVE = load_native()
+with_native = pytest.mark.skipif(NATIVE is None, reason=str(why_unavailable()))
 
-def test_a_runner_from_weights(caplog):
-    config = tiny_config()
-    with caplog.at_level(logging.INFO, logger="ramet.runner.torch_build"):
-        runner = runner_from_weights(
-            config, random_weights(config), ModelOptions(device="cpu"), max_kv_tokens=70
-        )
+STEP = model_input([Step(Sequence([1, 2, 3], [5, 6, 7]), 0, 3)])
+
+
+def runner_of(config, max_kv_tokens=70, **options):
+    return runner_from_weights(
+        config,
+        random_weights(config),
+        ModelOptions(**{"device": "cpu"} | options),
+        max_kv_tokens=max_kv_tokens,
+    )
+
+
+def messages_of(caplog, config=None, **options):
+    """What is logged while a runner is built."""
+    with caplog.at_level(logging.INFO, logger="ramet.runner"):
+        runner_of(config or tiny_config(), **options)
+    return caplog.text
+
+
+def check_that_it_runs(runner):
     assert (runner.num_slots, runner.vocab_size, runner.context_length) == (70, 199, 512)
-    assert "llama on cpu in torch.float32, 70 KV slots" in caplog.text
-    step = model_input([Step(Sequence([1, 2, 3], [5, 6, 7]), 0, 3)])
-    assert 0 <= runner.execute(step).token_ids[0] < 199
+    assert 0 <= runner.execute(STEP).token_ids[0] < 199
     runner.close()
     with pytest.raises(EngineDead, match="closed"):
-        runner.execute(step)
+        runner.execute(STEP)
+
+
+def test_a_runner_on_torch(caplog):
+    with caplog.at_level(logging.INFO, logger="ramet.runner.torch_build"):
+        runner = runner_of(tiny_config(), kernels="torch")
+    assert isinstance(runner, TorchModelRunner)
+    assert "llama on cpu in torch.float32, 70 KV slots" in caplog.text
+    check_that_it_runs(runner)
+
+
+@with_native
+@pytest.mark.parametrize("kernels", ["auto", "native"])
+def test_a_runner_on_the_native_kernels(caplog, kernels):
+    with caplog.at_level(logging.INFO, logger="ramet.runner.native_build"):
+        runner = runner_of(tiny_config(), kernels=kernels, num_threads=2)
+    assert isinstance(runner, NativeModelRunner)
+    said = f"llama on the CPU (native kernels, {NATIVE.supported_isas()[0]}, 2 threads), weights as stored, "
+    assert said + "KV bfloat16, 70 KV slots" in caplog.text
+    check_that_it_runs(runner)
+
+
+@with_native
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype", "said"),
+    [
+        ("auto", "auto", "weights as stored, KV bfloat16"),
+        ("auto", "float32", "weights as stored, KV float32"),
+        ("float32", "auto", "weights float32, KV float32"),
+        ("float32", "bfloat16", "weights float32, KV bfloat16"),
+        ("bfloat16", "auto", "weights bfloat16, KV bfloat16"),
+        ("bfloat16", "float32", "weights bfloat16, KV float32"),
+    ],
+)
+def test_the_pool_follows_the_dtype_unless_told(caplog, dtype, kv_dtype, said):
+    assert said in messages_of(caplog, dtype=dtype, kv_dtype=kv_dtype)
+
+
+@with_native
+@pytest.mark.parametrize(("kv_dtype", "head_dim", "stride"), [("float32", 34, 64), ("bfloat16", 32, 32)])
+def test_the_size_of_the_native_pool_counts_padding_and_dtype(caplog, kv_dtype, head_dim, stride):
+    size = 2 * 2 * 2 * stride * (4 if kv_dtype == "float32" else 2) * 50_000
+    text = messages_of(caplog, tiny_config(head_dim=head_dim), kv_dtype=kv_dtype, max_kv_tokens=50_000)
+    assert f"50000 KV slots ({size >> 20} MiB)" in text
+
+
+@with_native
+def test_without_a_number_there_are_as_many_threads_as_cores(caplog, monkeypatch):
+    monkeypatch.setattr(native_build, "available_cores", lambda: 3)
+    assert choose_num_threads(None) == 3
+    assert "3 threads" in messages_of(caplog)
+    monkeypatch.setattr(native_build, "available_cores", lambda: 1000)
+    assert choose_num_threads(None) == 256
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 257, 2.0, "2", True])
+def test_numbers_of_threads_that_cannot_be_are_refused(num_threads):
+    with pytest.raises(InvalidRequest, match=r"num_threads must be an integer in 1\.\.256, got"):
+        choose_num_threads(num_threads)
+    if NATIVE is not None:
+        with pytest.raises(InvalidRequest, match="num_threads"):
+            runner_of(tiny_config(), num_threads=num_threads)
+
+
+@with_native
+@pytest.mark.parametrize("changes", [{"head_dim": 514, "num_heads": 1, "num_kv_heads": 1}])
+def test_what_the_native_kernels_cannot_compute_runs_on_torch(caplog, changes):
+    config = tiny_config(**changes)
+    text = messages_of(caplog, config, kernels="auto")
+    assert (
+        "computing with the slow torch reference, not the native kernels: they need an even head_dim" in text
+    )
+    with pytest.raises(UnsupportedFeature, match=r"kernels='native' cannot be used: .*the model's is 514"):
+        runner_of(config, kernels="native")
+
+
+def test_without_native_kernels_auto_is_torch_and_native_an_error(caplog, monkeypatch):
+    monkeypatch.setattr(build, "load_native", lambda: None)
+    monkeypatch.setattr(build, "why_unavailable", lambda: "they were not compiled")
+    assert isinstance(runner_of(tiny_config()), TorchModelRunner)
+    assert "the slow torch reference, not the native kernels: they were not compiled" in caplog.text
+    with pytest.raises(UnsupportedFeature, match="kernels='native' cannot be used: they were not compiled"):
+        runner_of(tiny_config(), kernels="native")
+
+
+def test_asking_for_torch_gives_no_warning(caplog):
+    runner_of(tiny_config(), kernels="torch")
+    assert "slow" not in caplog.text
+
+
+@pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=with_native)])
+def test_float16_is_refused_on_the_cpu(kernels):
+    with pytest.raises(UnsupportedFeature, match="use 'float32' or 'bfloat16'"):
+        runner_of(tiny_config(), kernels=kernels, dtype="float16")
+
+
+@with_native
+def test_a_native_pool_that_does_not_fit_is_refused_with_numbers():
+    with pytest.raises(ModelError, match=r"max_kv_tokens=1,000,000,000,000 needs .* bytes"):
+        runner_of(tiny_config(), max_kv_tokens=10**12)
+    with pytest.raises(InvalidRequest, match="max_kv_tokens must be at least 1"):
+        runner_of(tiny_config(), max_kv_tokens=0)
 
 
 def test_an_unknown_architecture_is_refused():
@@ -105,9 +224,8 @@ def test_cores_and_memory_respect_the_control_groups(tmp_path, monkeypatch):
     assert machine.available_memory() == 3000
 
 
-def test_outputs_have_the_dtypes_of_the_contract():
-    config = tiny_config()
-    runner = runner_from_weights(config, random_weights(config), ModelOptions(device="cpu"), max_kv_tokens=70)
-    output = runner.execute(model_input([Step(Sequence([1, 2], [0, 1]), 0, 2)]))
+@pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=with_native)])
+def test_outputs_have_the_dtypes_of_the_contract(kernels):
+    output = runner_of(tiny_config(), kernels=kernels).execute(STEP)
     assert output.token_ids.dtype == output.top_token_ids.dtype == np.int32
     assert output.logprobs.dtype == output.top_logprobs.dtype == output.score_logprobs.dtype == np.float32

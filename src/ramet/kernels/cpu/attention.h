@@ -173,8 +173,6 @@ template <class Math>
 struct Chunk {
     const typename Math::Element* keys;
     const typename Math::Element* values;
-    int vectors;    // of 16 keys, that hold any
-    int64_t steps;  // of values: ceil(keys / PER_STEP)
 };
 
 template <class Math, int R, int V>
@@ -196,13 +194,13 @@ static inline __attribute__((always_inline)) void scores(const typename Math::El
 
 template <class Math, int R, int V>
 static inline __attribute__((always_inline)) void weigh(const typename Math::Element* weights, const Chunk<Math>& chunk,
-                                                        int64_t stride, int64_t d, const float* keep, float* records,
+                                                        int64_t steps, int64_t stride, int64_t d, const float* keep, float* records,
                                                         int64_t record_floats) {
     constexpr int P = Math::PER_STEP;
     F32 acc[R][V];
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) acc[r][v] = load(records + r * record_floats + d + v * LANES) * set1(keep[r]);
-    for (int64_t i = 0; i < chunk.steps; ++i) {
+    for (int64_t i = 0; i < steps; ++i) {
         const typename Math::Element* values = chunk.values + (i * stride + d) * P;
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v)
@@ -216,12 +214,17 @@ static inline __attribute__((always_inline)) void weigh(const typename Math::Ele
 template <class Math, int R>
 static void attend_tile(const typename Math::Element* queries, int64_t stride, const Chunk<Math>& chunk,
                         const int* last_key, float* records, int64_t record_floats) {
+    // Keys that no query of the tile may see would only add zeros
+    int last = 0;
+    for (int r = 0; r < R; ++r) last = last_key[r] > last ? last_key[r] : last;
+    const int vectors = last / LANES + 1;
+    const int64_t steps = last / Math::PER_STEP + 1;
     F32 score[R][CHUNK_VECTORS];
-    if (chunk.vectors == CHUNK_VECTORS) {
+    if (vectors == CHUNK_VECTORS) {
         scores<Math, R, CHUNK_VECTORS>(queries, stride, chunk, score);
-    } else if (chunk.vectors == 1) {
+    } else if (vectors == 1) {
         scores<Math, R, 1>(queries, stride, chunk, score);
-    } else if (chunk.vectors == 2) {
+    } else if (vectors == 2) {
         scores<Math, R, 2>(queries, stride, chunk, score);
     } else {
         scores<Math, R, 3>(queries, stride, chunk, score);
@@ -232,7 +235,7 @@ static void attend_tile(const typename Math::Element* queries, int64_t stride, c
     alignas(64) float peak[LANES] = {}, keep[LANES] = {};
     for (int r = 0; r < R; ++r) {
         F32 most = nothing;
-        for (int v = 0; v < chunk.vectors; ++v) {
+        for (int v = 0; v < vectors; ++v) {
             if (last_key[r] < v * LANES + LANES - 1)
                 score[r][v] = replace_from(score[r][v], last_key[r] + 1 - v * LANES, nothing);
             most = max(score[r][v], most);
@@ -247,7 +250,7 @@ static void attend_tile(const typename Math::Element* queries, int64_t stride, c
         float* record = records + r * record_floats;
         const F32 peak_all = set1(peak[r]);
         F32 total = zero();
-        for (int v = 0; v < chunk.vectors; ++v) {
+        for (int v = 0; v < vectors; ++v) {
             F32 weight = Math::exponential(score[r][v] - peak_all);
             total = total + weight;
             Math::put(weights + r * CHUNK + v * LANES, weight);
@@ -257,9 +260,9 @@ static void attend_tile(const typename Math::Element* queries, int64_t stride, c
     }
     int64_t d = 0;
     for (; d + 4 * LANES <= stride; d += 4 * LANES)
-        weigh<Math, R, 4>(weights, chunk, stride, d, keep, records, record_floats);
+        weigh<Math, R, 4>(weights, chunk, steps, stride, d, keep, records, record_floats);
     for (; d < stride; d += 2 * LANES)
-        weigh<Math, R, 2>(weights, chunk, stride, d, keep, records, record_floats);
+        weigh<Math, R, 2>(weights, chunk, steps, stride, d, keep, records, record_floats);
 }
 
 template <class Math>
@@ -319,7 +322,7 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
         ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys, ahead);
         ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values, ahead);
         ahead.ask(CHUNK);
-        Chunk<Math> chunk{keys, values, (count + LANES - 1) / LANES, (count + Math::PER_STEP - 1) / Math::PER_STEP};
+        Chunk<Math> chunk{keys, values};
 
         const int64_t q_end = (end - unit.row_begin) * group;
         for (int64_t q = (begin - unit.row_begin) * group; q < q_end;) {

@@ -19,8 +19,7 @@ constexpr int QUANT_ROWS = 3, FLOAT_ROWS = 4, TILE_PANELS = 1;
 constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 #endif
 
-// Weights are read once per step, from memory: asking for them early hides most of the wait.
-constexpr int64_t PREFETCH = 4096;
+constexpr int64_t SOON = 4096;  // bytes
 RAMET_INLINE void prefetch(const uint8_t* address) { __builtin_prefetch(address, 0, 3); }
 
 // ---- where a tile's 8-bit weights come from: groups of 2 x 4 inputs, unpacked on the way into registers, which
@@ -29,8 +28,7 @@ RAMET_INLINE void prefetch(const uint8_t* address) { __builtin_prefetch(address,
 struct Q4 {
     static constexpr bool is_signed = false;
     static constexpr int64_t block_bytes = 256;
-    RAMET_INLINE void pair(const uint8_t* block, int g, bool ahead, Bytes& low, Bytes& high) {
-        if (ahead) prefetch(block + g * 64 + PREFETCH);
+    RAMET_INLINE void pair(const uint8_t* block, int g, Bytes& low, Bytes& high) {
         Bytes both = load_bytes(block + g * 64);
         low = low_nibbles(both);
         high = high_nibbles(both);
@@ -40,11 +38,7 @@ struct Q4 {
 struct Q8 {
     static constexpr bool is_signed = true;
     static constexpr int64_t block_bytes = 512;
-    RAMET_INLINE void pair(const uint8_t* block, int g, bool ahead, Bytes& low, Bytes& high) {
-        if (ahead) {
-            prefetch(block + g * 128 + PREFETCH);
-            prefetch(block + g * 128 + 64 + PREFETCH);
-        }
+    RAMET_INLINE void pair(const uint8_t* block, int g, Bytes& low, Bytes& high) {
         low = signed_weights(load_bytes(block + g * 128));
         high = signed_weights(load_bytes(block + g * 128 + 64));
     }
@@ -63,11 +57,14 @@ RAMET_INLINE void finish(F32 value, const Matrix& w, int64_t panel, float* out, 
 template <int R, int C, class Source>
 static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, const Inputs& x, int64_t row,
                                                              int64_t panel, float* out, int64_t ld, bool accumulate,
-                                                             bool ahead) {
+                                                             int turn, int num_turns) {
     const int64_t blocks = w.blocks, width = blocks * BLOCK;
     const int8_t* bytes = x.bytes + row * width;
     const float* scales = x.scales + row * blocks;
     const int32_t* offsets = (Source::is_signed ? x.offsets8 : x.offsets4) + row * blocks;
+    // Weights are read once per step, from memory. While these panels are at work the tiles of rows take turns in
+    // asking for the next ones, so that the memory is busy all the time; a lone tile asks for what comes soon.
+    const int64_t ahead = num_turns == 1 ? SOON : C * blocks * Source::block_bytes;
     F32 acc[R][C];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) acc[r][c] = zero();
@@ -79,10 +76,13 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
         }
         const uint8_t* block[C];
         for (int c = 0; c < C; ++c) block[c] = w.weights + ((panel + c) * blocks + b) * Source::block_bytes;
+        if (b % num_turns == turn)
+            for (int c = 0; c < C; ++c)
+                for (int64_t byte = 0; byte < Source::block_bytes; byte += 64) prefetch(block[c] + ahead + byte);
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) {
             Bytes low[C], high[C];
-            for (int c = 0; c < C; ++c) Source::pair(block[c], g, ahead, low[c], high[c]);
+            for (int c = 0; c < C; ++c) Source::pair(block[c], g, low[c], high[c]);
             for (int r = 0; r < R; ++r) {
                 const int8_t* from = bytes + r * width + b * BLOCK + g * 8;
                 Bytes x_low = broadcast4(from), x_high = broadcast4(from + 4);
@@ -173,14 +173,15 @@ template <int C, class Source>
 struct QuantTile {
     const Matrix& w;
     const Inputs& x;
-    int64_t first, panel;
+    int64_t first;
+    int num_turns;
+    int64_t panel;
     float* out;
     int64_t ld;
     bool accumulate;
     template <int R>
     void run(int64_t row) const {
-        // The first rows bring the weights into the cache, the others find them there
-        quant_tile<R, C, Source>(w, x, row, panel, out, ld, accumulate, row == first);
+        quant_tile<R, C, Source>(w, x, row, panel, out, ld, accumulate, int((row - first) / QUANT_ROWS), num_turns);
     }
 };
 
@@ -201,12 +202,14 @@ struct FloatTile {
 template <int C>
 static void product(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, float* out,
                     int64_t ld, bool accumulate) {
+    const int64_t num_tiles = (end - begin + QUANT_ROWS - 1) / QUANT_ROWS;
+    const int num_turns = num_tiles < 8 ? int(num_tiles) : 8;
     switch (w.format) {
         case Format::q4:
-            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q4>{w, x, begin, panel, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q4>{w, x, begin, num_turns, panel, out, ld, accumulate});
             break;
         case Format::q8:
-            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q8>{w, x, begin, panel, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q8>{w, x, begin, num_turns, panel, out, ld, accumulate});
             break;
         case Format::bf16:
             by_tiles<FLOAT_ROWS>(begin, end, FloatTile<C, false>{w, x, panel, out, ld, accumulate});

@@ -9,14 +9,19 @@ namespace RAMET_ISA {
 
 // x / sqrt(mean(x^2) + eps) * weight
 static void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* out) {
-    F32 squares = zero();
+    F32 squares[4] = {zero(), zero(), zero(), zero()};  // so that additions do not wait for each other
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) squares = fma(load(x + i), load(x + i), squares);
-    if (i < n) {
-        F32 rest = load_first(x + i, int(n - i));
-        squares = fma(rest, rest, squares);
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int j = 0; j < 4; ++j) {
+            F32 part = load(x + i + j * LANES);
+            squares[j] = fma(part, part, squares[j]);
+        }
+    for (; i < n; i += LANES) {
+        F32 rest = load_first(x + i, n - i < LANES ? int(n - i) : LANES);
+        squares[0] = fma(rest, rest, squares[0]);
     }
-    F32 scale = set1(1.0f / std::sqrt(sum(squares) / float(n) + eps));
+    const float mean = sum((squares[0] + squares[1]) + (squares[2] + squares[3])) / float(n);
+    F32 scale = set1(1.0f / std::sqrt(mean + eps));
     for (i = 0; i + LANES <= n; i += LANES) store(out + i, load(x + i) * scale * load(weight + i));
     if (i < n) {
         int count = int(n - i);
@@ -24,26 +29,58 @@ static void rms_norm(const float* x, const float* weight, int64_t n, float eps, 
     }
 }
 
-static void quantize(const float* x, int64_t row, const Inputs& to) {
-    int8_t* bytes = to.bytes + row * to.blocks * BLOCK;
-    uint16_t* sums = to.sums + row * even(to.blocks);
-    for (int64_t b = 0; b < to.blocks; ++b) {
-        int64_t first = b * BLOCK, count = to.k - first;
-        F32 low = load_first(x + first, count < LANES ? int(count) : LANES);
-        F32 high = count > LANES ? load_first(x + first + LANES, int(count) - LANES) : zero();
-        float most = largest_magnitude(low, high);
-        // Infinities and not-a-number end up in the scale, and so in every output
-        float scale = most * (1.0f / 127.0f), inverse = most > 0 && most < INFINITY ? 127.0f / most : 0.0f;
-        if (inverse == INFINITY) scale = inverse = 0.0f;  // denormal inputs: nothing of them would be left
-        if (!(most < INFINITY)) scale = NAN;
-        F32 factor = set1(inverse);
-        int32_t total = store_int8(bytes + first, low * factor, high * factor);
-        to.scales[row * to.blocks + b] = scale;
-        to.offsets4[row * to.blocks + b] = -8 * total;
-        to.offsets8[row * to.blocks + b] = -SIGNED_OFFSET * total;
-        sums[b] = f32_to_bf16(scale * float(total));
+// Up to QUANTIZE_BLOCKS blocks, in stretches: what is done per block with vectors, what is done per scale with loops
+// over blocks that the compiler turns into vectors.
+constexpr int QUANTIZE_BLOCKS = 64;
+
+RAMET_INLINE void load_block(const float* x, int64_t first, int64_t k, F32& low, F32& high) {
+    const int64_t count = k - first;
+    if (count >= BLOCK) {
+        low = load(x + first);
+        high = load(x + first + LANES);
+    } else {
+        low = load_first(x + first, count < LANES ? int(count) : LANES);
+        high = count > LANES ? load_first(x + first + LANES, int(count) - LANES) : zero();
     }
-    if (to.blocks & 1) sums[to.blocks] = 0;
+}
+
+static void quantize_blocks(const float* x, int64_t row, const Inputs& to, int64_t begin, int count) {
+    alignas(64) float most[QUANTIZE_BLOCKS], factor[QUANTIZE_BLOCKS];
+    alignas(64) int32_t total[QUANTIZE_BLOCKS];
+    F32 low, high;
+    for (int b = 0; b < count; ++b) {
+        load_block(x, (begin + b) * BLOCK, to.k, low, high);
+        most[b] = largest_magnitude(low, high);
+    }
+    float* scales = to.scales + row * to.blocks + begin;
+    for (int b = 0; b < count; ++b) {
+        // Of blocks so small that 127 / most overflows nothing is left; what is not finite ends up in the scale,
+        // and so in every output
+        const float inverse = 127.0f / most[b];
+        const bool usable = inverse < INFINITY && most[b] < INFINITY;
+        factor[b] = usable ? inverse : 0.0f;
+        scales[b] = usable ? most[b] * (1.0f / 127.0f) : most[b] < 1.0f ? 0.0f : NAN;
+    }
+    int8_t* bytes = to.bytes + (row * to.blocks + begin) * BLOCK;
+    for (int b = 0; b < count; ++b) {
+        load_block(x, (begin + b) * BLOCK, to.k, low, high);
+        total[b] = store_int8(bytes + b * BLOCK, low * set1(factor[b]), high * set1(factor[b]));
+    }
+    int32_t* offsets4 = to.offsets4 + row * to.blocks + begin;
+    int32_t* offsets8 = to.offsets8 + row * to.blocks + begin;
+    uint16_t* sums = to.sums + row * even(to.blocks) + begin;
+    for (int b = 0; b < count; ++b) {
+        offsets4[b] = -8 * total[b];
+        offsets8[b] = -SIGNED_OFFSET * total[b];
+        most[b] = scales[b] * float(total[b]);
+    }
+    for (int b = 0; b < count; ++b) sums[b] = f32_to_bf16(most[b]);
+}
+
+static void quantize(const float* x, int64_t row, const Inputs& to) {
+    for (int64_t b = 0; b < to.blocks; b += QUANTIZE_BLOCKS)
+        quantize_blocks(x, row, to, b, to.blocks - b < QUANTIZE_BLOCKS ? int(to.blocks - b) : QUANTIZE_BLOCKS);
+    if (to.blocks & 1) to.sums[row * even(to.blocks) + to.blocks] = 0;
 }
 
 // A row of float32 in every form that `to` has room for.
@@ -61,11 +98,12 @@ static void convert(const float* x, int64_t row, const Inputs& to) {
 
 // silu(gate) * up
 static void silu_multiply(const float* gate, const float* up, int64_t n, float* out) {
-    const F32 minus_log2e = set1(-1.4426950408889634f), one = set1(1.0f);
+    // Bounded, so that 1 + exp(-gate) stays finite and has a reciprocal
+    const F32 log2e = set1(1.4426950408889634f), least = set1(-126.0f), one = set1(1.0f);
     for (int64_t i = 0; i < n; i += LANES) {
         int count = n - i < LANES ? int(n - i) : LANES;
         F32 g = load_first(gate + i, count), u = load_first(up + i, count);
-        store_first(out + i, g / (one + exp2(g * minus_log2e)) * u, count);
+        store_first(out + i, g * reciprocal(one + exp2(zero() - max(least, g * log2e))) * u, count);
     }
 }
 

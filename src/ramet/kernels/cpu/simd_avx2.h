@@ -20,6 +20,7 @@ RAMET_INLINE F32 fma(F32 x, F32 y, F32 z) {
     return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
 }
 RAMET_INLINE F32 max(F32 x, F32 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+RAMET_INLINE F32 reciprocal(F32 x) { return set1(1.0f) / x; }
 RAMET_INLINE float sum(F32 x) {
     __m256 s = _mm256_add_ps(x.a, x.b);
     __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));

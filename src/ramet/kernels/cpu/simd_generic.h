@@ -57,6 +57,7 @@ RAMET_INLINE F32 max(F32 x, F32 y) {
     RAMET_EACH x.q[i] = x.q[i] > y.q[i] ? x.q[i] : y.q[i];
     return x;
 }
+RAMET_INLINE F32 reciprocal(F32 x) { return set1(1.0f) / x; }
 RAMET_INLINE float sum(F32 x) {
     F32x4 s = (x.q[0] + x.q[1]) + (x.q[2] + x.q[3]);
     return (s[0] + s[1]) + (s[2] + s[3]);

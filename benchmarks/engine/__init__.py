@@ -1,0 +1,1 @@
+"""Ramet beside other engines, run by run: ``python benchmarks/engine --help``."""

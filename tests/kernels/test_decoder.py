@@ -1,0 +1,432 @@
+"""The decoder against the torch models on small random weights, and what it says of what does not fit."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attention.plans import Sequence, Step, model_input
+from ramet import kernels
+from ramet.attention.base import ForwardBatch
+from ramet.attention.reference import ReferenceAttention
+from ramet.models.config import RopeScaling
+from ramet.models.llama import LlamaModel
+from ramet.models.native import load_decoder
+from ramet.runner.kv_pool import KVPool
+from runner.tiny_models import CPU, random_weights, tiny_config
+
+NATIVE = kernels.load_native()
+if NATIVE is None:
+    pytest.skip(kernels.why_unavailable(), allow_module_level=True)
+
+ISAS = NATIVE.supported_isas()
+TEAMS = {size: NATIVE.Team(size) for size in (1, 2)}
+LENGTH = 150
+NUM_SLOTS = 1024
+
+CASES = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "qkv-bias": {"architecture": "qwen2", "qkv_bias": True},
+    "all-biases": {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
+    "qk-norm": {"architecture": "qwen3", "qk_norm": True},
+    "one-kv-head": {"num_heads": 8, "num_kv_heads": 1},
+    "14-over-2": {"num_heads": 14, "num_kv_heads": 2},
+    "multi-head": {"num_heads": 3, "num_kv_heads": 3},
+    "odd-sizes": {"hidden_size": 51, "intermediate_size": 77, "vocab_size": 203, "mlp_bias": True},
+    "tiny-sizes": {
+        "hidden_size": 5,
+        "intermediate_size": 1,
+        "num_heads": 1,
+        "num_kv_heads": 1,
+        "head_dim": 2,
+    },
+    "head-34": {"head_dim": 34, "qk_norm": True},
+    "head-80": {"head_dim": 80},
+    "head-256": {"head_dim": 256, "num_heads": 2, "num_kv_heads": 1},
+    "one-layer": {"num_layers": 1},
+    "five-layers": {"num_layers": 5},
+    "linear-rope": {"rope_scaling": RopeScaling(kind="linear", factor=4.0)},
+    "llama3-rope": {
+        "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_context_length=64),
+    },
+    "yarn-rope": {
+        "rope_scaling": RopeScaling(
+            kind="yarn", factor=4.0, original_context_length=64, attention_factor=1.14
+        ),
+    },
+    "divisors": {
+        "rope_scaling": RopeScaling(kind="tensor", frequency_divisors=tuple(1.0 + i for i in range(16)))
+    },
+}
+
+
+def native(config, weights=None, *, team=1, isa=None, dtype="float32", num_slots=NUM_SLOTS):
+    weights = random_weights(config) if weights is None else weights
+    decoder = load_decoder(
+        config, weights, NATIVE, TEAMS[team], dtype=dtype, float32_kv=dtype == "float32", isa=isa
+    )
+    decoder.allocate_kv(num_slots)
+    return decoder
+
+
+def arrays_of(step, wanted):
+    segments = step.segments
+    return {
+        "input_ids": step.input_ids,
+        "positions": step.positions,
+        "slot_ids": step.slot_ids,
+        "row_begin": segments.row_begin,
+        "row_end": segments.row_end,
+        "first_position": segments.first_position,
+        "slot_offsets": segments.slot_offsets,
+        "slots": segments.slots,
+        "wanted": np.asarray(wanted, dtype=np.int32),
+    }
+
+
+def logits_of(decoder, config, steps, wanted=None):
+    """Logits of the rows ``wanted`` of a step, by default of all."""
+    step = model_input(steps)
+    wanted = range(len(step.input_ids)) if wanted is None else wanted
+    hidden = np.full((len(wanted), config.hidden_size), np.nan, dtype=np.float32)
+    decoder.forward(*arrays_of(step, wanted).values(), hidden)
+    logits = np.full((len(wanted), config.vocab_size), np.nan, dtype=np.float32)
+    decoder.logits(hidden, logits)
+    return logits
+
+
+def logits_by_torch(config, steps):
+    model = LlamaModel(config, random_weights(config), dtype=torch.float32, device=CPU)
+    attention, pool = ReferenceAttention(), KVPool(config, NUM_SLOTS, torch.float32, CPU)
+    with torch.inference_mode():
+        batch = attention.plan(ForwardBatch.from_input(model_input(steps), CPU))
+        return model.logits(model.forward(batch, attention, pool)).numpy()
+
+
+def sequence(config, length=LENGTH, seed=0, slots=None):
+    rng = np.random.default_rng(seed)
+    slots = rng.permutation(NUM_SLOTS)[:length].tolist() if slots is None else slots
+    return Sequence(rng.integers(0, config.vocab_size, length).tolist(), slots)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float32_logits_are_those_of_the_torch_model(case):
+    config = tiny_config(**CASES[case])
+    steps = [Step(sequence(config), 0, LENGTH)]
+    expected = logits_by_torch(config, steps)
+    for isa in ISAS:
+        logits = logits_of(native(config, isa=isa, team=2), config, steps)
+        assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max(), isa
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("case", ["plain", "all-biases", "odd-sizes", "qk-norm", "head-80"])
+def test_bfloat16_follows_float32(case, dtype, isa):
+    """Both keep weights, KV and inputs of products in bfloat16. Each of some twenty roundings on the way
+    through two layers moves a number by up to 2**-8 of itself. They are independent: together one percent."""
+    config = tiny_config(**CASES[case])
+    steps = [Step(sequence(config), 0, LENGTH)]
+    wide = logits_of(native(config), config, steps)
+    narrow = logits_of(native(config, isa=isa, dtype=dtype), config, steps)
+    assert 1e-4 < root_mean_square(wide - narrow) / root_mean_square(wide) < 0.02
+
+
+def root_mean_square(values):
+    return np.sqrt(np.square(values, dtype=np.float64).mean())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_are_the_same_bits_in_steps_of_any_size(dtype, isa):
+    """Steps of 257 rows and more are computed in parts, those of one or two without sharing rows."""
+    config = tiny_config(hidden_size=51, intermediate_size=77, context_length=513)
+    whole = sequence(config, 513)
+    expected = logits_of(native(config, dtype=dtype, isa=isa), config, [Step(whole, 0, 513)])
+    for team in (1, 2):
+        decoder = native(config, dtype=dtype, isa=isa, team=team)
+        begin, parts = 0, []
+        for size in (1, 2, 3, 255, 1, 1, 4, 2, 64, 1, 179):
+            parts.append(logits_of(decoder, config, [Step(whole, begin, begin + size)]))
+            begin += size
+        assert begin == 513
+        assert np.array_equal(np.concatenate(parts), expected), f"{team} threads"
+        for size in (256, 257, 258):
+            rows = logits_of(decoder, config, [Step(whole, 0, size)])
+            assert np.array_equal(rows, expected[:size]), f"{size} rows, {team} threads"
+
+
+def test_only_wanted_rows_are_returned_in_their_order():
+    config = tiny_config()
+    decoder, steps = native(config), [Step(sequence(config), 0, LENGTH)]
+    everything = logits_of(decoder, config, steps)
+    wanted = [149, 3, 3, 77]
+    assert np.array_equal(logits_of(decoder, config, steps, wanted), everything[wanted])
+    assert logits_of(decoder, config, steps, []).shape == (0, config.vocab_size)
+
+
+def test_a_pool_can_be_made_anew():
+    config = tiny_config()
+    decoder, steps = native(config), [Step(sequence(config, slots=list(range(LENGTH))), 0, LENGTH)]
+    first = logits_of(decoder, config, steps)
+    decoder.allocate_kv(LENGTH)
+    assert np.array_equal(logits_of(decoder, config, steps), first)
+    with pytest.raises(ValueError, match=r"slot 150 is not in 0\.\.149"):
+        logits_of(decoder, config, [Step(sequence(config, 2, slots=[149, 150]), 0, 2)])
+
+
+def test_two_decoders_of_one_team_take_turns():
+    config = tiny_config()
+    steps = [Step(sequence(config), 0, LENGTH)]
+    decoders = [native(config, random_weights(config, seed), team=2) for seed in (1, 2)]
+    expected = [logits_of(decoder, config, steps) for decoder in decoders]
+    failures = []
+
+    def run(index):
+        for _ in range(20):
+            if not np.array_equal(logits_of(decoders[index], config, steps), expected[index]):
+                failures.append(index)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_profile_tells_seconds_per_phase_and_changes_nothing():
+    config = tiny_config()
+    decoder, steps = native(config, team=2), [Step(sequence(config), 0, LENGTH)]
+    expected = logits_of(decoder, config, steps)
+    assert set(decoder.take_profile().values()) == {0.0}
+    decoder.set_profile(True)
+    assert np.array_equal(logits_of(decoder, config, steps), expected)
+    assert np.array_equal(logits_of(decoder, config, [Step(sequence(config), 149, 150)])[0], expected[149])
+    profile = decoder.take_profile()
+    assert {"attention", "qkv product", "down product"} <= set(profile)
+    assert all(seconds > 0 for seconds in profile.values())
+    assert set(decoder.take_profile().values()) == {0.0}
+    decoder.set_profile(False)
+    logits_of(decoder, config, steps)
+    assert set(decoder.take_profile().values()) == {0.0}
+
+
+# ---------------------------------------------------------------------------------------- what does not fit
+
+SHAPES = {
+    "q": (8, 6),
+    "k": (4, 6),
+    "v": (4, 6),
+    "output": (6, 8),
+    "gate": (5, 6),
+    "up": (5, 6),
+    "down": (6, 5),
+}
+SIZES = {
+    "hidden_size": 6,
+    "intermediate_size": 5,
+    "num_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 4,
+    "vocab_size": 7,
+    "rms_norm_eps": 1e-5,
+    "float32": True,
+}
+
+
+def empty_decoder(**changes):
+    return NATIVE.Decoder(TEAMS[1], ISAS[0], **(SIZES | changes))
+
+
+def matrix(outputs, inputs):
+    return NATIVE.pack_q8(np.ones((outputs, inputs), dtype=np.float32))
+
+
+def filled_decoder(*, without=(), **changes):
+    """A small decoder with all weights, but for those left out or replaced."""
+    decoder = empty_decoder()
+    weights = {
+        (layer, name): matrix(*shape)
+        for layer in range(SIZES["num_layers"])
+        for name, shape in SHAPES.items()
+    }
+    weights |= {
+        (layer, name): np.ones(6, dtype=np.float32)
+        for layer in range(SIZES["num_layers"])
+        for name in ("input_norm", "post_attention_norm")
+    }
+    for (layer, name), value in weights.items():
+        value = changes.get(name, value) if layer == 1 else value
+        if layer == 1 and name in without:
+            continue
+        (decoder.set_norm if name.endswith("norm") else decoder.set_matrix)(layer, name, value)
+    for name in ("query_norm", "key_norm"):
+        if name in changes:
+            decoder.set_norm(1, name, changes[name])
+    if "ends" not in without:
+        ends = {"embedding": matrix(7, 6), "head": matrix(7, 6), "norm": np.ones(6, dtype=np.float32)}
+        decoder.set_ends(*(changes.get(name, value) for name, value in ends.items()))
+    decoder.set_rotary(np.ones((64, 2, 2), dtype=np.float32))
+    return decoder
+
+
+def test_a_decoder_with_all_its_weights_is_taken():
+    filled_decoder().allocate_kv(10)
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "ends"])
+def test_a_missing_matrix_is_named(name):
+    with pytest.raises(ValueError, match=f"the weight {'embedding' if name == 'ends' else name} is missing"):
+        filled_decoder(without=(name,)).allocate_kv(10)
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "embedding", "head"])
+def test_a_matrix_of_the_wrong_shape_is_named(name):
+    outputs, inputs = SHAPES.get(name, (7, 6))
+    for shape in [(outputs + 1, inputs), (outputs, inputs + 1), (outputs, inputs - 1), (inputs, outputs)]:
+        with pytest.raises(ValueError, match=f"the weight {name} has the wrong shape"):
+            filled_decoder(**{name: matrix(*shape)}).allocate_kv(10)
+
+
+@pytest.mark.parametrize("name", ["input_norm", "post_attention_norm", "query_norm", "key_norm", "norm"])
+def test_a_norm_of_the_wrong_size_is_named(name):
+    said = "the last norm" if name == "norm" else name
+    with pytest.raises(ValueError, match=f"{said} has the wrong size"):
+        filled_decoder(**{name: np.ones(7, dtype=np.float32)}).allocate_kv(10)
+
+
+@pytest.mark.parametrize("name", ["input_norm", "post_attention_norm"])
+def test_a_missing_norm_is_named(name):
+    with pytest.raises(ValueError, match=f"{name} has the wrong size"):
+        filled_decoder(without=(name,)).allocate_kv(10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 0}, "not positive"),
+        ({"intermediate_size": -1}, "not positive"),
+        ({"num_layers": 0}, "not positive"),
+        ({"vocab_size": 0}, "not positive"),
+        ({"head_dim": 3}, r"must be even and lie in 2\.\.512"),
+        ({"head_dim": 0}, r"must be even and lie in 2\.\.512"),
+        ({"head_dim": 514}, r"must be even and lie in 2\.\.512"),
+        ({"num_heads": 3, "num_kv_heads": 2}, "multiple of num_kv_heads"),
+        ({"num_kv_heads": 0}, "multiple of num_kv_heads"),
+        ({"num_heads": 0}, "multiple of num_kv_heads"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        empty_decoder(**changes)
+
+
+def test_unknown_names_are_refused():
+    decoder = empty_decoder()
+    with pytest.raises(ValueError, match="no such matrix"):
+        decoder.set_matrix(0, "qkv", matrix(1, 1))
+    with pytest.raises(ValueError, match="no such norm"):
+        decoder.set_norm(0, "norm", np.ones(6, dtype=np.float32))
+    with pytest.raises(ValueError, match="lacks that instruction set"):
+        NATIVE.Decoder(TEAMS[1], "sse9", **SIZES)
+
+
+@pytest.mark.parametrize("shape", [(64, 2, 1), (64, 2, 4), (64, 1, 2), (64, 3, 2)])
+def test_a_rotary_table_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="head_dim / 2"):
+        empty_decoder().set_rotary(np.ones(shape, dtype=np.float32))
+
+
+@pytest.mark.parametrize("num_slots", [0, -1, 2**31])
+def test_a_pool_without_slots_is_refused(num_slots):
+    with pytest.raises(ValueError, match="at least one slot"):
+        filled_decoder().allocate_kv(num_slots)
+
+
+def test_a_step_without_a_pool_is_refused():
+    step = model_input([Step(Sequence([1], [0]), 0, 1)])
+    with pytest.raises(ValueError, match="slot 0"):
+        filled_decoder().forward(*arrays_of(step, [0]).values(), np.empty((1, 6), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("input_ids", 7, r"token id 7 is not in 0\.\.6"),
+        ("input_ids", -1, "token id -1"),
+        ("positions", 2**31 - 1, "position 2147483647"),
+        ("positions", -1, "position -1"),
+        ("slot_ids", 80, "slot 80"),
+        ("slots", 80, "slot 80"),
+        ("wanted", 70, "wanted row 70"),
+        ("wanted", -1, "wanted row -1"),
+        ("row_end", 71, "outside the rows"),
+        ("first_position", 1, "do not begin at a chunk"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name, value, message):
+    decoder = filled_decoder()
+    decoder.allocate_kv(80)
+    arrays = arrays_of(model_input([Step(Sequence([1] * 64, list(range(64))), 0, 64)]), [63])
+    arrays[name] = arrays[name].copy()
+    arrays[name][-1] = value
+    with pytest.raises(ValueError, match=message):
+        decoder.forward(*arrays.values(), np.empty((1, 6), dtype=np.float32))
+
+
+def test_a_step_without_rows_is_refused():
+    decoder = filled_decoder()
+    decoder.allocate_kv(80)
+    empty = np.empty(0, dtype=np.int32)
+    with pytest.raises(ValueError, match="at least one"):
+        decoder.forward(*[empty] * 6, np.zeros(1, dtype=np.int32), *[empty] * 2, np.empty((0, 6), np.float32))
+
+
+numbers = st.one_of(st.integers(-1, 90), st.sampled_from([2**31 - 1, -(2**31), 64, 2**31 - 64, 2**20]))
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_whatever_the_arrays_hold_it_is_an_error_or_a_result(data):
+    decoder = filled_decoder()
+    decoder.allocate_kv(80)
+    other = Sequence([2] * 68, [*range(64), 70, 71, 72, 73])
+    step = model_input([Step(Sequence([1] * 66, list(range(66))), 50, 66), Step(other, 67, 68)])
+    arrays = arrays_of(step, [0, 16])
+    for name in data.draw(st.sets(st.sampled_from(list(arrays)), min_size=1)):
+        values = arrays[name].tolist()
+        for _ in range(data.draw(st.integers(1, 3))):
+            place = data.draw(st.integers(0, len(values)))
+            values[place : place + data.draw(st.integers(0, 2))] = data.draw(st.lists(numbers, max_size=2))
+        arrays[name] = np.array(values, dtype=np.int32)
+    out_shape = data.draw(st.sampled_from([(len(arrays["wanted"]), 6), (2, 6), (2, 5), (0, 0)]))
+    out = np.full(out_shape, 77, dtype=np.float32)
+    try:
+        decoder.forward(*arrays.values(), out)
+    except ValueError:
+        assert (out == 77).all(), "refused, and written to"
+    else:
+        assert not (out == 77).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hidden=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    out=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+)
+def test_logits_of_shapes_that_do_not_fit_are_refused(hidden, out):
+    decoder = filled_decoder()
+    given_arrays = np.ones(hidden, dtype=np.float32), np.ones(out, dtype=np.float32)
+    if hidden == (out[0], 6) and out[1] == 7:
+        decoder.logits(*given_arrays)
+    else:
+        with pytest.raises(ValueError, match="must be"):
+            decoder.logits(*given_arrays)

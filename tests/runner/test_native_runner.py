@@ -1,0 +1,241 @@
+"""The native runner: a row's bits in any step, batch, chunk and team; draws; two runners at once; the end."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+
+import gguf
+import numpy as np
+import pytest
+
+from attention.plans import Sequence, Step, model_input, sampling_of
+from ramet import kernels
+from ramet.config import ModelOptions
+from ramet.errors import EngineDead
+from ramet.models.stored import StoredTensor
+from ramet.runner.build import runner_from_weights
+from ramet.runner.native import NativeModelRunner
+from runner.tiny_models import random_weights, tiny_config, tiny_runner
+
+NATIVE = kernels.load_native()
+if NATIVE is None:
+    pytest.skip(kernels.why_unavailable(), allow_module_level=True)
+
+SHAPES = {
+    "grouped": tiny_config(),
+    "one-kv-head": tiny_config(num_heads=8, num_kv_heads=1, head_dim=64, hidden_size=72),
+    "smollm": tiny_config(hidden_size=576, num_heads=9, num_kv_heads=3, head_dim=64, intermediate_size=1536),
+    "multi-head-odd-sizes": tiny_config(
+        num_heads=3, num_kv_heads=3, head_dim=98, hidden_size=90, intermediate_size=77
+    ),
+    "qwen2": tiny_config(num_heads=14, num_kv_heads=2, head_dim=64, hidden_size=70, qkv_bias=True),
+    "qwen3": tiny_config(qk_norm=True, tie_word_embeddings=True),
+}
+QUANTIZED = tiny_config(hidden_size=96, intermediate_size=160, vocab_size=203)
+LENGTH = 230
+
+
+class QuantizedWeights:
+    """Random weights whose matrices are stored in blocks."""
+
+    def __init__(self, config, kind):
+        self._floats = random_weights(config)
+        self._kind = gguf.GGMLQuantizationType[kind]
+
+    def names(self):
+        return self._floats.names()
+
+    def stored(self, name):
+        tensor = self._floats.stored(name)
+        if len(tensor.shape) == 1:
+            return tensor
+        values = tensor.data.view(np.float32).reshape(tensor.shape)
+        return StoredTensor(tensor.shape, self._kind.name, gguf.quants.quantize(values, self._kind))
+
+
+def native_runner(
+    config=None, weights=None, max_kv_tokens=2048, num_threads=2, **options
+) -> NativeModelRunner:
+    config = config or tiny_config()
+    options = ModelOptions(device="cpu", kernels="native", num_threads=num_threads, **options)
+    return runner_from_weights(
+        config, weights or random_weights(config), options, max_kv_tokens=max_kv_tokens
+    )
+
+
+def fingerprint(runner, steps, row):
+    """All logprobs of a row of the step: as many scores as there are tokens."""
+    vocab = list(range(runner.vocab_size))
+    output = runner.execute(
+        model_input(steps, sampling_of([]), score_rows=[row] * len(vocab), score_token_ids=vocab)
+    )
+    return output.score_logprobs
+
+
+def prefill(runner, sequence, *sizes):
+    """Compute a sequence up to its last token in chunks of the given sizes, repeated."""
+    begin, index = 0, 0
+    while begin < len(sequence.slots) - 1:
+        end = min(begin + sizes[index % len(sizes)], len(sequence.slots) - 1)
+        runner.execute(model_input([Step(sequence, begin, end)], sampling_of([])))
+        begin, index = end, index + 1
+
+
+def check_rows(new_runner, vocab_size):
+    """The last row of a sequence, bit for bit, whatever the step, the batch, the slots and the team."""
+    rng = np.random.default_rng(0)
+    token_ids = rng.integers(0, vocab_size, LENGTH).tolist()
+    sequence = Sequence(token_ids, list(range(LENGTH)))
+    runner = new_runner(num_threads=2)
+    expected = fingerprint(runner, [Step(sequence, 0, LENGTH)], LENGTH - 1)
+    assert np.isfinite(expected).all()
+
+    def check(result, what):
+        assert np.array_equal(result, expected), what
+
+    last = Step(sequence, LENGTH - 1, LENGTH)
+    check(fingerprint(runner, [last], 0), "recomputed as a probe over its own slot")
+    for sizes, threads in [((64,), 1), ((100,), 3), ((1, 63, 2, 7), 2)]:
+        other = new_runner(num_threads=threads)
+        prefill(other, sequence, *sizes)
+        check(fingerprint(other, [last], 0), f"after prefill in chunks of {sizes}, {threads} threads")
+
+    shuffled = Sequence(token_ids, rng.permutation(2048)[:LENGTH].tolist())
+    check(fingerprint(new_runner(num_threads=1), [Step(shuffled, 0, LENGTH)], LENGTH - 1), "in other slots")
+
+    # In a batch: another prompt, a decode, and a branch that shares 150 positions
+    branch = Sequence(token_ids[:150] + [3] * 40, [*range(150), *range(1000, 1040)])
+    stranger = Sequence(rng.integers(0, vocab_size, 333).tolist(), list(range(1100, 1433)))
+    prefill(runner, stranger, 512)
+    company = [Step(branch, 150, 190), Step(sequence, 60, LENGTH), Step(stranger, 332, 333)]
+    check(fingerprint(runner, company, 40 + LENGTH - 60 - 1), "in company, 60 positions cached")
+    check(fingerprint(runner, [Step(stranger, 332, 333), last], 1), "decoded in company")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_of_a_row_are_the_same_bits_everywhere(shape, dtype):
+    config = SHAPES[shape]
+    weights = random_weights(config)
+    check_rows(lambda **given: native_runner(config, weights, dtype=dtype, **given), config.vocab_size)
+
+
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0"])
+def test_and_with_quantized_weights(kind, kv_dtype):
+    weights = QuantizedWeights(QUANTIZED, kind)
+    check_rows(lambda **given: native_runner(QUANTIZED, weights, kv_dtype=kv_dtype, **given), 203)
+
+
+def test_draws_and_logprobs_are_the_same_alone_and_in_a_batch():
+    runner = native_runner()
+    rng = np.random.default_rng(1)
+    sequences = [
+        Sequence(rng.integers(0, 199, 40).tolist(), list(range(40 * index, 40 * index + 40)))
+        for index in range(20)
+    ]
+    given = {
+        "temperature": np.linspace(0, 2, 20, dtype=np.float32),
+        "top_k": (np.arange(20) % 5 * 10).astype(np.int32),
+        "top_p": np.where(np.arange(20) % 3, 0.9, 1.0).astype(np.float32),
+        "min_p": np.where(np.arange(20) % 4, 0.0, 0.05).astype(np.float32),
+        "seeds": np.arange(20, dtype=np.uint64),
+        "positions": np.full(20, 40, dtype=np.int64),
+        "num_top_logprobs": (np.arange(20) % 4 - 1).astype(np.int32),
+    }
+    steps = [Step(sequence, 0, 40) for sequence in sequences]
+    batch = runner.execute(model_input(steps, sampling_of(range(39, 800, 40), **given)))
+    for index, step in enumerate(steps):
+        own = sampling_of([39], **{name: values[index : index + 1] for name, values in given.items()})
+        alone = runner.execute(model_input([step], own))
+        assert alone.token_ids[0] == batch.token_ids[index]
+        assert np.array_equal(alone.logprobs[0], batch.logprobs[index], equal_nan=True)
+        width = alone.top_token_ids.shape[1]
+        assert np.array_equal(alone.top_token_ids[0], batch.top_token_ids[index, :width])
+        assert np.array_equal(alone.top_logprobs[0], batch.top_logprobs[index, :width])
+
+
+def test_in_float32_it_draws_and_scores_what_the_torch_runner_does():
+    sequence = Sequence(np.random.default_rng(2).integers(0, 199, 80).tolist(), list(range(80)))
+    rows = list(range(0, 80, 2))
+    n = len(rows)
+    sampling = sampling_of(
+        rows,
+        temperature=np.where(np.arange(n) % 2, 0.8, 0.0).astype(np.float32),
+        top_p=np.full(n, 0.95, dtype=np.float32),
+        num_top_logprobs=np.full(n, 3, dtype=np.int32),
+    )
+    step = model_input([Step(sequence, 0, 80)], sampling, score_rows=[5, 5, 79], score_token_ids=[1, 2, 3])
+    result, expected = (runner.execute(step) for runner in (native_runner(dtype="float32"), tiny_runner()))
+    assert np.array_equal(result.token_ids, expected.token_ids)
+    assert np.array_equal(result.top_token_ids, expected.top_token_ids)
+    for name in ("logprobs", "top_logprobs", "score_logprobs"):
+        np.testing.assert_allclose(getattr(result, name), getattr(expected, name), atol=2e-5)
+
+
+def test_a_step_may_ask_for_nothing():
+    """A chunk of a prompt that is not the last."""
+    output = native_runner().execute(model_input([Step(Sequence([1, 2], [0, 1]), 0, 2)], sampling_of([])))
+    assert output.token_ids.shape == output.score_logprobs.shape == (0,)
+
+
+def test_two_runners_on_two_threads():
+    config = tiny_config()
+    step = model_input([Step(Sequence(list(range(100)), list(range(100))), 0, 100)])
+    runners = [native_runner(config, random_weights(config, seed)) for seed in (1, 2)]
+    expected = [runner.execute(step).token_ids.tolist() for runner in runners]
+    results = [[], []]
+
+    def run(index):
+        for _ in range(30):
+            results[index].append(runners[index].execute(step).token_ids.tolist())
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[tokens] * 30 for tokens in expected]
+
+
+def test_closing_frees_the_weights_and_may_be_done_twice():
+    runner = native_runner()
+    alive = weakref.ref(runner)
+    step = model_input([Step(Sequence([1], [0]), 0, 1)])
+    runner.execute(step)
+    runner.close()
+    runner.close()
+    with pytest.raises(EngineDead, match="closed"):
+        runner.execute(step)
+    assert (runner.num_slots, runner.vocab_size) == (2048, 199)
+    del runner
+    gc.collect()
+    assert alive() is None
+
+
+def test_closing_gives_the_memory_back():
+    """A model of 70 MB, six times over."""
+    code = """
+import resource
+from ramet.config import ModelOptions
+from ramet.runner.build import runner_from_weights
+from runner.tiny_models import random_weights, tiny_config
+
+config = tiny_config(hidden_size=256, intermediate_size=2048, num_layers=8)
+weights = random_weights(config)
+options = ModelOptions(device="cpu", kernels="native", num_threads=2, dtype="float32")
+peaks = []
+for _ in range(6):
+    runner = runner_from_weights(config, weights, options, max_kv_tokens=2048)
+    runner.close()
+    del runner
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+assert peaks[-1] - peaks[0] < 40, peaks
+"""
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, cwd=__file__.rpartition("/runner/")[0]
+    )
