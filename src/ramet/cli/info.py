@@ -30,7 +30,13 @@ _LABEL_WIDTH = 16
 _AVX2 = {"avx2", "fma", "f16c", "bmi2"}
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
 _INSTRUCTION_SETS: dict[str, dict[str, set[str]]] = {
-    "x86_64": {"avx512_bf16": _AVX512 | {"avx512_bf16"}, "avx512": _AVX512, "avx2": _AVX2, "baseline": set()},
+    "x86_64": {
+        "avx512_bf16": _AVX512 | {"avx512_bf16"},
+        "avx512": _AVX512,
+        "avx2_vnni": _AVX2 | {"avx_vnni"},
+        "avx2": _AVX2,
+        "baseline": set(),
+    },
     "aarch64": {"dotprod": {"asimddp", "asimdhp"}, "baseline": set()},
 }
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from bisect import bisect_left
+from itertools import accumulate, chain
+from operator import itemgetter
 
 import numpy as np
 
 from ramet.model_io import (
     CHUNK_TOKENS,
     Int32Array,
-    Int64Array,
     LogitBias,
     ModelInput,
     Penalties,
@@ -17,28 +18,20 @@ from ramet.model_io import (
     Segments,
 )
 from ramet.radix import span_of
-from ramet.scheduler.batch import Batch, LogitsPoint, NodeRows
+from ramet.scheduler.batch import Batch, LogitsPoint, Visit
 from ramet.scheduler.request import Request
 
 
 def build_model_input(batch: Batch) -> ModelInput:
     """The arrays of one step."""
-    input_ids = np.empty(batch.num_rows, dtype=np.int32)
-    positions = np.empty(batch.num_rows, dtype=np.int32)
-    slot_ids = np.empty(batch.num_rows, dtype=np.int32)
-    for visit in batch.visits:
-        if visit.rows is None:
-            continue
-        rows, offsets = visit.rows, _offsets(visit.rows)
-        where = slice(rows.first_row, rows.first_row + len(offsets))
-        input_ids[where] = rows.node.key[offsets]
-        positions[where] = offsets + rows.node.start
-        slot_ids[where] = span_of(rows.node).slots[offsets]
+    computed = [visit.rows for visit in batch.visits if visit.rows is not None]
     return ModelInput(
-        input_ids=input_ids,
-        positions=positions,
-        slot_ids=slot_ids,
-        segments=_segments(batch, positions),
+        input_ids=np.concatenate([rows.take(rows.node.key) for rows in computed]),
+        positions=np.fromiter(
+            chain.from_iterable(rows.positions for rows in computed), np.int32, batch.num_rows
+        ),
+        slot_ids=np.concatenate([rows.take(span_of(rows.node).slots) for rows in computed]),
+        segments=_segments(batch.visits),
         sampling=_sampling(batch.samples),
         score_rows=np.array([point.row for point in batch.scores], dtype=np.int32),
         score_token_ids=np.array(
@@ -47,64 +40,41 @@ def build_model_input(batch: Batch) -> ModelInput:
     )
 
 
-def _offsets(rows: NodeRows) -> Int32Array:
-    """The tokens of a node that have rows, as offsets into it, ascending."""
-    stretch = np.arange(rows.begin, rows.end, dtype=np.int32)
-    return np.concatenate([np.array([*rows.probes], dtype=np.int32), stretch]) if rows.probes else stretch
-
-
-def _segments(batch: Batch, positions: Int32Array) -> Segments:
+def _segments(visits: list[Visit]) -> Segments:
     """The attention plan: one walk over the visited nodes, parents first.
 
     Chunks are cut at absolute positions, so one that spans a branching point belongs to the branch: a node
-    carries the slots of the unfinished chunk above it along, and a finished one is shared by all rows below.
+    takes the slots of the unfinished chunk above it along, and a finished one is shared by all rows below.
     """
-    nothing = np.empty(0, dtype=np.int32)
-    carried: list[Int32Array] = []  # per visit: the slots of the unfinished chunk at its end
-    # Per visit: its segments by position. All but the last are whole chunks, so their slots are one run.
-    first_positions, row_begins, row_ends = [nothing], [nothing], [nothing]
-    runs: list[Int32Array] = []
-    for visit in batch.visits:
-        node, above = visit.node, carried[visit.parent] if visit.parent >= 0 else nothing
+    runs: list[Int32Array] = []  # per visit: the slots from where its first chunk begins to where it ends
+    chunks: list[tuple[int, int, int, Int32Array]] = []  # first position, rows from and to, slots
+    for visit in visits:
+        node, rows = visit.node, visit.rows
         # Slots behind the rows of this step hold nothing yet; no row attends to them.
-        span_slots = span_of(node).slots[: visit.rows.end if visit.rows is not None else len(node)]
-        slots = np.concatenate([above, span_slots]) if len(above) else span_slots
-        num_whole = len(slots) // CHUNK_TOKENS
-        carried.append(slots[num_whole * CHUNK_TOKENS :])
-        own_end = visit.first_row + (visit.rows.num_rows if visit.rows is not None else 0)
-        starts = np.arange(num_whole + 1, dtype=np.int32) * CHUNK_TOKENS + (node.start - len(above))
-        begins = visit.first_row + np.searchsorted(positions[visit.first_row : own_end], starts)
-        ends = np.full(num_whole + 1, visit.end_row, dtype=np.int32)
-        ends[num_whole] = own_end  # the unfinished chunk: the node's own rows in it
-        count = np.count_nonzero(begins < ends)  # the first ones: ``begins`` ascend
-        first_positions.append(starts[:count])
-        row_begins.append(begins[:count].astype(np.int32))
-        row_ends.append(ends[:count])
-        runs.append(slots[: count * CHUNK_TOKENS])
-    first_position, row_begin = np.concatenate(first_positions), np.concatenate(row_begins)
-    order = np.lexsort((row_begin, first_position))
-    slots, lengths = _gather_chunks(runs, order)
+        slots = span_of(node).slots[: rows.end if rows is not None else len(node)]
+        above = node.start % CHUNK_TOKENS
+        if above:
+            slots = np.concatenate((runs[visit.parent][-above:], slots))
+        runs.append(slots)
+        own_positions = rows.positions if rows is not None else ()
+        for index in range(0, len(slots), CHUNK_TOKENS):
+            chunk = slots[index : index + CHUNK_TOKENS]
+            position = node.start - above + index
+            begin = visit.first_row + bisect_left(own_positions, position)
+            # Nodes below read a whole chunk here, and take an unfinished one along.
+            end = visit.end_row if len(chunk) == CHUNK_TOKENS else visit.first_row + len(own_positions)
+            if begin == end:  # no row stands so far behind, in this chunk or the next
+                break
+            chunks.append((position, begin, end, chunk))
+    chunks.sort(key=itemgetter(0))  # stable: rows ascend among chunks of one position
+    first_position, row_begin, row_end, slots_of = zip(*chunks, strict=True)
     return Segments(
-        row_begin=row_begin[order],
-        row_end=np.concatenate(row_ends)[order],
-        first_position=first_position[order],
-        slot_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
-        slots=slots,
+        row_begin=np.array(row_begin, dtype=np.int32),
+        row_end=np.array(row_end, dtype=np.int32),
+        first_position=np.array(first_position, dtype=np.int32),
+        slot_offsets=np.array([0, *accumulate(map(len, slots_of))], dtype=np.int32),
+        slots=np.concatenate(slots_of),
     )
-
-
-def _gather_chunks(runs: list[Int32Array], order: Int64Array) -> tuple[Int32Array, Int64Array]:
-    """Cut runs of slots into chunks and put these in order; returns them joined, and their lengths."""
-    chunks = np.empty((len(order), CHUNK_TOKENS), dtype=np.int32)
-    lengths = np.full(len(order), CHUNK_TOKENS, dtype=np.int64)
-    at = 0
-    for run in runs:
-        chunks.reshape(-1)[at * CHUNK_TOKENS : at * CHUNK_TOKENS + len(run)] = run
-        at += -(-len(run) // CHUNK_TOKENS)
-        if len(run) % CHUNK_TOKENS:
-            lengths[at - 1] = len(run) % CHUNK_TOKENS
-    chunks, lengths = chunks[order], lengths[order]
-    return chunks[np.arange(CHUNK_TOKENS) < lengths[:, np.newaxis]], lengths
 
 
 def _sampling(points: list[LogitsPoint]) -> Sampling:

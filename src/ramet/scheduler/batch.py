@@ -7,9 +7,12 @@ request of the same step asked for already is shared and costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from ramet.model_io import Int32Array
 from ramet.radix import KVNode, span_of
 from ramet.scheduler.request import Request
 
@@ -30,6 +33,18 @@ class NodeRows:
     @property
     def num_rows(self) -> int:
         return len(self.probes) + self.end - self.begin
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """The positions of the rows, ascending. Known once the batch is built, like the next."""
+        start = self.node.start
+        stretch = range(start + self.begin, start + self.end)
+        return [*(start + offset for offset in self.probes), *stretch] if self.probes else stretch
+
+    def take(self, values: Int32Array) -> Int32Array:
+        """Of values for the tokens of the node, those for its rows."""
+        stretch = values[self.begin : self.end]
+        return np.concatenate((values[[*self.probes]], stretch)) if self.probes else stretch
 
     def row_of(self, offset: int) -> int:
         """The row of a token, known once the batch is built."""

@@ -16,7 +16,7 @@ namespace RAMET_ISA {
 #if defined(RAMET_SIMD_AVX512)
 constexpr int QUERY_TILE = 6;
 #elif defined(RAMET_SIMD_AVX2)
-constexpr int QUERY_TILE = 1;
+constexpr int QUERY_TILE = 2;
 #else
 constexpr int QUERY_TILE = 1;
 #endif
@@ -67,37 +67,37 @@ struct ChunkLayout;
 template <>
 struct ChunkLayout<FloatMath> {
     static void keys(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
-        ahead.ask(CHUNK / 2);
-#if defined(RAMET_SIMD_AVX512)
-        if (is_f32) {
-            for (int first = 0; first < count; first += LANES)
-                for (int64_t d = 0; d < stride; d += LANES) {
-                    const void* in[LANES];
-                    for (int i = 0; i < LANES; ++i)
-                        in[i] = first + i < count ? static_cast<const float*>(rows[first + i]) + d : nullptr;
+        const int64_t elements_per_word = is_f32 ? 1 : 2;
+        for (int first = 0; first < count; first += LANES) {
+            for (int64_t d = 0; d < stride; d += LANES * elements_per_word) {
+                const void* in[LANES];
+                for (int i = 0; i < LANES; ++i)
+                    in[i] = first + i < count ? static_cast<const char*>(rows[first + i]) + d / elements_per_word * 4 : nullptr;
+                if (is_f32) {
                     transpose16(in, out + d * CHUNK + first, CHUNK * int64_t(sizeof(float)));
+                    continue;
                 }
-            return;
-        }
-#endif
-        int padded = (count + LANES - 1) / LANES * LANES;
-        for (int i = 0; i < padded; ++i)
-            for (int64_t d = 0; d < stride; ++d) {
-                float value = 0;
-                if (i < count && is_f32) value = static_cast<const float*>(rows[i])[d];
-                if (i < count && !is_f32) value = bf16_to_f32(static_cast<const uint16_t*>(rows[i])[d]);
-                out[d * CHUNK + i] = value;
+                alignas(64) uint32_t pairs[LANES * LANES];
+                transpose16(in, pairs, LANES * 4);
+                for (int i = 0; i < LANES; ++i) {
+                    Bytes pair = load_bytes(pairs + i * LANES);
+                    store(out + (d + 2 * i) * CHUNK + first, low_bf16(pair));
+                    store(out + (d + 2 * i + 1) * CHUNK + first, high_bf16(pair));
+                }
             }
+            ahead.ask(LANES / 2);
+        }
     }
     static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
-        ahead.ask(CHUNK / 2);
-        for (int i = 0; i < count; ++i)
+        for (int i = 0; i < count; ++i) {
             for (int64_t d = 0; d < stride; d += LANES) {
                 // A value stands `stride` elements behind its key
                 F32 value = is_f32 ? load(static_cast<const float*>(rows[i]) + stride + d)
                                    : load_bf16(static_cast<const uint16_t*>(rows[i]) + stride + d);
                 store(out + i * stride + d, value);
             }
+            ahead.ask(1);
+        }
     }
 };
 

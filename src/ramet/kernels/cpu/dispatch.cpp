@@ -15,6 +15,9 @@ RAMET_DECLARE(baseline)
 #if defined(RAMET_HAS_AVX2)
 RAMET_DECLARE(avx2)
 #endif
+#if defined(RAMET_HAS_AVX2_VNNI)
+RAMET_DECLARE(avx2_vnni)
+#endif
 #if defined(RAMET_HAS_AVX512)
 RAMET_DECLARE(avx512)
 #endif
@@ -47,6 +50,9 @@ std::vector<Candidate> candidates() {
 #endif
 #if defined(RAMET_HAS_AVX512)
     found.push_back({&avx512::kernels, has_avx512});
+#endif
+#if defined(RAMET_HAS_AVX2_VNNI)
+    found.push_back({&avx2_vnni::kernels, has_avx2 && __builtin_cpu_supports("avxvnni")});
 #endif
 #if defined(RAMET_HAS_AVX2)
     found.push_back({&avx2::kernels, has_avx2});

@@ -190,16 +190,18 @@ RAMET_INLINE I32 dot4(I32 acc, Bytes u, Bytes s) { return {_mm512_dpbusd_epi32(a
 RAMET_INLINE Bytes signed_weights(Bytes a) { return flip_sign_bits(a); }
 RAMET_INLINE I32 dot4_signed(I32 acc, Bytes w, Bytes s) { return dot4(acc, w, s); }
 
+// The two bf16 values of each lane, as floats.
+RAMET_INLINE F32 low_bf16(Bytes a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16))}; }
+RAMET_INLINE F32 high_bf16(Bytes a) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(int(0xffff0000))))};
+}
+
 // acc + the products of 2 bf16 values.
 RAMET_INLINE F32 dot2(F32 acc, Bytes a, Bytes b) {
 #if defined(RAMET_NATIVE_BF16)
     return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)};
 #else
-    __m512i mask = _mm512_set1_epi32(int(0xffff0000));
-    __m512 a0 = _mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16)), b0 = _mm512_castsi512_ps(_mm512_slli_epi32(b.v, 16));
-    __m512 a1 = _mm512_castsi512_ps(_mm512_and_si512(a.v, mask));
-    __m512 b1 = _mm512_castsi512_ps(_mm512_and_si512(b.v, mask));
-    return {_mm512_fmadd_ps(a1, b1, _mm512_fmadd_ps(a0, b0, acc.v))};
+    return fma(high_bf16(a), high_bf16(b), fma(low_bf16(a), low_bf16(b), acc));
 #endif
 }
 

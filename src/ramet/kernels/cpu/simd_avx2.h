@@ -137,9 +137,20 @@ RAMET_INLINE Bytes broadcast4(const void* p) {
 RAMET_INLINE I32 set1_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 RAMET_INLINE F32 to_float(I32 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
+#if defined(__AVXVNNI__)
+constexpr int32_t SIGNED_OFFSET = 128;
+RAMET_INLINE I32 dot4(I32 acc, Bytes u, Bytes s) {
+    return {_mm256_dpbusd_avx_epi32(acc.a, u.a, s.a), _mm256_dpbusd_avx_epi32(acc.b, u.b, s.b)};
+}
+RAMET_INLINE Bytes signed_weights(Bytes x) {
+    __m256i sign = _mm256_set1_epi8(char(0x80));
+    return {_mm256_xor_si256(x.a, sign), _mm256_xor_si256(x.b, sign)};
+}
+RAMET_INLINE I32 dot4_signed(I32 acc, Bytes w, Bytes s) { return dot4(acc, w, s); }
+#else
 constexpr int32_t SIGNED_OFFSET = 0;
 RAMET_INLINE __m256i dot4_half(__m256i acc, __m256i u, __m256i s) {
-    __m256i pairs = _mm256_maddubs_epi16(u, s);  // exact: u is at most 127
+    __m256i pairs = _mm256_maddubs_epi16(u, s);  // exact: u is at most 128
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 RAMET_INLINE I32 dot4(I32 acc, Bytes u, Bytes s) { return {dot4_half(acc.a, u.a, s.a), dot4_half(acc.b, u.b, s.b)}; }
@@ -148,14 +159,45 @@ RAMET_INLINE I32 dot4_signed(I32 acc, Bytes w, Bytes s) {
     Bytes magnitude = {_mm256_abs_epi8(w.a), _mm256_abs_epi8(w.b)};
     return dot4(acc, magnitude, {_mm256_sign_epi8(s.a, w.a), _mm256_sign_epi8(s.b, w.b)});
 }
+#endif
 
-RAMET_INLINE __m256 dot2_half(__m256 acc, __m256i a, __m256i b) {
-    __m256i mask = _mm256_set1_epi32(int(0xffff0000));
-    auto low = [](__m256i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); };
-    auto high = [&](__m256i v) { return _mm256_castsi256_ps(_mm256_and_si256(v, mask)); };
-    return _mm256_fmadd_ps(high(a), high(b), _mm256_fmadd_ps(low(a), low(b), acc));
+// The two bf16 values of each lane, as floats.
+RAMET_INLINE F32 low_bf16(Bytes x) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(x.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(x.b, 16))};
 }
-RAMET_INLINE F32 dot2(F32 acc, Bytes x, Bytes y) { return {dot2_half(acc.a, x.a, y.a), dot2_half(acc.b, x.b, y.b)}; }
+RAMET_INLINE F32 high_bf16(Bytes x) {
+    __m256i mask = _mm256_set1_epi32(int(0xffff0000));
+    return {_mm256_castsi256_ps(_mm256_and_si256(x.a, mask)), _mm256_castsi256_ps(_mm256_and_si256(x.b, mask))};
+}
+RAMET_INLINE F32 dot2(F32 acc, Bytes x, Bytes y) {
+    return fma(high_bf16(x), high_bf16(y), fma(low_bf16(x), low_bf16(y), acc));
+}
+
+// Transpose 16 x 16 words of 4 bytes: rows from `in` (null rows are zeros), out row i at out + i * stride.
+RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
+    for (int from = 0; from < 16; from += 8)
+        for (int word = 0; word < 16; word += 8) {
+            __m256 r[8], t[8];
+            for (int i = 0; i < 8; ++i)
+                r[i] = in[from + i] ? _mm256_loadu_ps(static_cast<const float*>(in[from + i]) + word) : _mm256_setzero_ps();
+            for (int i = 0; i < 8; i += 2) {
+                t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+                t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+            }
+            for (int i = 0; i < 8; i += 4) {
+                r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+                r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+                r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+                r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+            }
+            char* to = static_cast<char*>(out) + word * stride_bytes + from * 4;
+            for (int i = 0; i < 4; ++i) {
+                _mm256_storeu_ps(reinterpret_cast<float*>(to + i * stride_bytes), _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+                _mm256_storeu_ps(reinterpret_cast<float*>(to + (i + 4) * stride_bytes),
+                                 _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+            }
+        }
+}
 
 RAMET_INLINE uint32_t sign_bits(__m256 a, __m256 b) {
     return uint32_t(_mm256_movemask_ps(a)) | uint32_t(_mm256_movemask_ps(b)) << 8;

@@ -194,12 +194,29 @@ RAMET_INLINE I32 dot4_signed(I32 acc, Bytes w, Bytes s) {
 RAMET_INLINE I32 dot4(I32 acc, Bytes u, Bytes s) { return dot4_signed(acc, u, s); }
 RAMET_INLINE Bytes signed_weights(Bytes x) { return x; }
 
+// The two bf16 values of each lane, as floats.
+RAMET_INLINE F32 low_bf16(Bytes x) {
+    F32 r;
+    RAMET_EACH r.q[i] = (F32x4)(x.q[i] << 16);
+    return r;
+}
+RAMET_INLINE F32 high_bf16(Bytes x) {
+    F32 r;
+    RAMET_EACH r.q[i] = (F32x4)(x.q[i] & 0xffff0000);
+    return r;
+}
 RAMET_INLINE F32 dot2(F32 acc, Bytes x, Bytes y) {
-    RAMET_EACH {
-        acc.q[i] = fma4((F32x4)(x.q[i] << 16), (F32x4)(y.q[i] << 16), acc.q[i]);
-        acc.q[i] = fma4((F32x4)(x.q[i] & 0xffff0000), (F32x4)(y.q[i] & 0xffff0000), acc.q[i]);
-    }
-    return acc;
+    return fma(high_bf16(x), high_bf16(y), fma(low_bf16(x), low_bf16(y), acc));
+}
+
+// Transpose 16 x 16 words of 4 bytes: rows from `in` (null rows are zeros), out row i at out + i * stride.
+RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
+    for (int i = 0; i < 16; ++i)
+        for (int word = 0; word < 16; ++word) {
+            uint32_t value = 0;
+            if (in[i]) std::memcpy(&value, static_cast<const char*>(in[i]) + word * 4, 4);
+            std::memcpy(static_cast<char*>(out) + word * stride_bytes + i * 4, &value, 4);
+        }
 }
 
 // Bit i of the result: lane i of the four comparisons is true.
