@@ -43,20 +43,40 @@ Decoder::Decoder(std::shared_ptr<Team> team, const Kernels& kernels, const Decod
 }
 
 void Decoder::set_rotary(const float* cos_sin, int64_t num_positions) {
+    checked_ = false;
+    num_positions_ = 0;
     rotary_ = Buffer();
     const size_t bytes = size_t(num_positions * shape_.head_dim) * sizeof(float);
     rotary_ = Buffer(bytes);
     std::memcpy(rotary_.as<float>(), cos_sin, bytes);
+    num_positions_ = num_positions;
+}
+
+LayerWeights& Decoder::layer(int64_t index) {
+    if (index < 0 || index >= shape_.num_layers) throw std::invalid_argument("there is no such layer");
+    checked_ = false;
+    return layers_[size_t(index)];
+}
+
+void Decoder::set_ends(std::shared_ptr<PackedMatrix> embedding, std::shared_ptr<PackedMatrix> head,
+                       std::vector<float> norm) {
+    checked_ = false;
+    embedding_ = std::move(embedding);
+    head_ = std::move(head);
+    norm_ = std::move(norm);
 }
 
 void Decoder::allocate_kv(int64_t num_slots) {
+    checked_ = false;
+    num_slots_ = 0;
     kv_.clear();
     const size_t bytes = size_t(shape_.num_kv_heads * num_slots * 2 * stride_) * (shape_.f32 ? 4 : 2);
     for (int64_t layer = 0; layer < shape_.num_layers; ++layer) kv_.emplace_back(bytes);
     num_slots_ = num_slots;
 }
 
-void Decoder::check() const {
+void Decoder::check() {
+    if (checked_) return;
     auto expect = [](const std::shared_ptr<PackedMatrix>& matrix, int64_t n, int64_t k, const char* name) {
         if (!matrix) throw std::invalid_argument(std::string("the weight ") + name + " is missing");
         if (matrix->view.n != n || matrix->view.k != k)
@@ -66,9 +86,9 @@ void Decoder::check() const {
         if (int64_t(values.size()) != n) throw std::invalid_argument(std::string(name) + " has the wrong size");
     };
     const int64_t queries = shape_.num_heads * shape_.head_dim, keys = shape_.num_kv_heads * shape_.head_dim;
-    expect(embedding, shape_.vocab, shape_.hidden, "embedding");
-    expect(head, shape_.vocab, shape_.hidden, "head");
-    expect_norm(norm, shape_.hidden, "the last norm");
+    expect(embedding_, shape_.vocab, shape_.hidden, "embedding");
+    expect(head_, shape_.vocab, shape_.hidden, "head");
+    expect_norm(norm_, shape_.hidden, "the last norm");
     for (const LayerWeights& layer : layers_) {
         expect(layer.q, queries, shape_.hidden, "q");
         expect(layer.k, keys, shape_.hidden, "k");
@@ -82,7 +102,9 @@ void Decoder::check() const {
         if (!layer.query_norm.empty()) expect_norm(layer.query_norm, shape_.head_dim, "query_norm");
         if (!layer.key_norm.empty()) expect_norm(layer.key_norm, shape_.head_dim, "key_norm");
     }
-    if (kv_.empty()) throw std::invalid_argument("there is no KV pool");
+    if (num_positions_ == 0) throw std::invalid_argument("there are no rotary angles");
+    if (num_slots_ == 0) throw std::invalid_argument("there is no KV pool");
+    checked_ = true;
 }
 
 std::array<double, Decoder::NUM_PHASES> Decoder::take_profile() {
@@ -201,6 +223,7 @@ struct Decoder::Run {
 
 void Decoder::forward(const StepRows& rows, float* out) {
     std::lock_guard<std::mutex> one_step(mutex_);
+    check();
     const int64_t n = rows.num_rows, hidden = shape_.hidden, group = shape_.num_heads / shape_.num_kv_heads;
     const int64_t q_width = shape_.num_heads * shape_.head_dim, kv_width = shape_.num_kv_heads * shape_.head_dim;
     const int64_t qkv_width = q_width + 2 * kv_width, gate_up_width = 2 * shape_.inner;
@@ -225,7 +248,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
 
     team_->run([&](int thread) {
         Run run(*this, thread);
-        run.team.share(n, [&](int64_t row) { kernels_.embed(embedding->view, rows.ids[row], states + row * hidden); });
+        run.team.share(n, [&](int64_t row) { kernels_.embed(embedding_->view, rows.ids[row], states + row * hidden); });
         run.team.sync();
         for (int64_t index = 0; index < shape_.num_layers; ++index) {
             const LayerWeights& w = layers_[size_t(index)];
@@ -296,7 +319,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
         }
         run.team.sync();
         run.team.share(rows.num_wanted, [&](int64_t i) {
-            kernels_.rms_norm(states + rows.wanted[i] * hidden, norm.data(), hidden, shape_.eps, out + i * hidden);
+            kernels_.rms_norm(states + rows.wanted[i] * hidden, norm_.data(), hidden, shape_.eps, out + i * hidden);
         });
     });
 }
@@ -304,18 +327,19 @@ void Decoder::forward(const StepRows& rows, float* out) {
 void Decoder::logits(const float* hidden, int64_t num_rows, float* out) {
     if (num_rows == 0) return;
     std::lock_guard<std::mutex> one_step(mutex_);
+    check();
     const int64_t together = std::min(num_rows, ROWS_TOGETHER);
-    Run::prepare(*this, {&head->view}, shape_.hidden, together);
+    Run::prepare(*this, {&head_->view}, shape_.hidden, together);
     scratch_.reserve<char>(Run::scratch_bytes(*this) * team_->size());
     team_->run([&](int thread) {
         Run run(*this, thread);
-        const Inputs inputs = Run::prepare(*this, {&head->view}, shape_.hidden, 0);
+        const Inputs inputs = Run::prepare(*this, {&head_->view}, shape_.hidden, 0);
         for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER) {
             const int64_t end = std::min(begin + ROWS_TOGETHER, num_rows);
             run.each_row(begin, end, [&](int64_t row) {
                 kernels_.convert(hidden + row * shape_.hidden, row - begin, inputs);
             });
-            run.multiply({{&head->view, 0}}, inputs, end - begin, out + begin * shape_.vocab, shape_.vocab, false);
+            run.multiply({{&head_->view, 0}}, inputs, end - begin, out + begin * shape_.vocab, shape_.vocab, false);
             run.team.sync();
         }
     });

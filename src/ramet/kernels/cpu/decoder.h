@@ -44,18 +44,18 @@ public:
     const DecoderShape& shape() const { return shape_; }
     const Kernels& kernels() const { return kernels_; }
     int64_t num_slots() const { return num_slots_; }
-    int64_t num_positions() const { return int64_t(rotary_.size() / (size_t(shape_.head_dim) * sizeof(float))); }
+    int64_t num_positions() const { return num_positions_; }
 
-    LayerWeights& layer(int64_t index) { return layers_.at(size_t(index)); }
-    std::shared_ptr<PackedMatrix> embedding, head;
-    std::vector<float> norm;
+    // What is set here is checked before the next step. Throws std::invalid_argument if there is no such layer.
+    LayerWeights& layer(int64_t index);
+    void set_ends(std::shared_ptr<PackedMatrix> embedding, std::shared_ptr<PackedMatrix> head, std::vector<float> norm);
     // cos and sin of every position: [num_positions][2][head_dim / 2]
     void set_rotary(const float* cos_sin, int64_t num_positions);
     void allocate_kv(int64_t num_slots);
-    // Throws std::invalid_argument if a weight is missing or has the wrong size.
-    void check() const;
+    // Throws std::invalid_argument if a weight or the pool is missing or has the wrong size.
+    void check();
 
-    // Writes keys and values of all rows; `out` [num_wanted][hidden] gets the hidden states after the last norm.
+    // Both throw what `check` throws. Writes keys and values of all rows; `out` [num_wanted][hidden] gets the hidden states after the last norm.
     void forward(const StepRows& rows, float* out);
     // hidden [num_rows][hidden] -> out [num_rows][vocab]
     void logits(const float* hidden, int64_t num_rows, float* out);
@@ -72,8 +72,11 @@ private:
     std::shared_ptr<Team> team_;
     const Kernels& kernels_;
     DecoderShape shape_;
-    int64_t stride_, num_slots_ = 0;
+    int64_t stride_, num_slots_ = 0, num_positions_ = 0;
     std::vector<LayerWeights> layers_;
+    std::shared_ptr<PackedMatrix> embedding_, head_;
+    std::vector<float> norm_;
+    bool checked_ = false;
     Buffer rotary_;
     std::vector<Buffer> kv_;
 

@@ -30,11 +30,11 @@ void* map(size_t bytes) {
 
 }  // namespace
 
-Buffer::Buffer(size_t bytes) : size_(bytes) {
+Buffer::Buffer(size_t bytes) {
     if (bytes == 0) return;
-    size_ = (bytes + 4095) & ~size_t(4095);
-    data_ = map(size_);
+    data_ = map(bytes);
     if (!data_) throw std::bad_alloc();
+    size_ = bytes;
 }
 
 Buffer::~Buffer() {

@@ -21,11 +21,14 @@ public:
         return static_cast<T*>(data_);
     }
     size_t size() const { return size_; }
-    // At least so many bytes; what was inside is lost when it grows.
+    // Room for so many; what was inside is lost when it grows.
     template <class T>
     T* reserve(int64_t count) {
-        size_t bytes = size_t(count) * sizeof(T);
-        if (bytes > size_) *this = Buffer(bytes + bytes / 4);
+        const size_t bytes = size_t(count) * sizeof(T);
+        if (bytes > size_) {
+            *this = Buffer();  // the old memory first: both at once may not fit
+            *this = Buffer(bytes + bytes / 4);
+        }
         return as<T>();
     }
 

@@ -101,17 +101,24 @@ NB_MODULE(_cpu, module) {
     module.def("supported_isas", &supported_isas);
 
     nb::class_<Team>(module, "Team")
-        .def(nb::init<int>(), nb::arg("num_threads"))
+        .def(nb::new_([](int num_threads) {
+                 require(num_threads >= 1, "a team has at least one thread");
+                 return std::make_shared<Team>(num_threads);
+             }),
+             nb::arg("num_threads"))
         .def_prop_ro("num_threads", &Team::size);
 
     nb::class_<PackedMatrix>(module, "Matrix")
         .def_prop_ro("shape", [](const PackedMatrix& m) { return nb::make_tuple(m.view.n, m.view.k); })
         .def_prop_ro("format", &format_name)
         .def_prop_ro("num_bytes", &PackedMatrix::num_bytes)
-        .def("set_bias", [](PackedMatrix& m, In<float, 1> bias) {
-            require(int64_t(bias.size()) == m.view.n, "a bias must have one value per output");
-            set_bias(m, bias.data());
-        });
+        .def(
+            "set_bias",
+            [](PackedMatrix& m, In<float, 1> bias) {
+                require(int64_t(bias.size()) == m.view.n, "a bias must have one value per output");
+                set_bias(m, bias.data());
+            },
+            nb::arg("bias").noconvert());
     module.def(
         "pack",
         [](const std::string& type, In<uint8_t, 2> data, int64_t columns, bool keep_f32) {
@@ -119,32 +126,30 @@ NB_MODULE(_cpu, module) {
             return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)),
                                                        int64_t(data.shape(1)), columns, keep_f32));
         },
-        nb::arg("type"), nb::arg("data"), nb::arg("columns"), nb::arg("keep_f32") = false);
+        nb::arg("type"), nb::arg("data").noconvert(), nb::arg("columns"), nb::arg("keep_f32") = false);
     module.def("pack_q8", [](In<float, 2> data) {
         nb::gil_scoped_release release;
         return std::make_shared<PackedMatrix>(pack_q8(data.data(), int64_t(data.shape(0)), int64_t(data.shape(1))));
-    });
+    }, nb::arg("data").noconvert());
 
     nb::class_<Decoder>(module, "Decoder")
         .def(nb::new_(&make_decoder), nb::arg("team"), nb::arg("isa"), nb::kw_only(), nb::arg("hidden_size"),
              nb::arg("intermediate_size"), nb::arg("num_layers"), nb::arg("num_heads"), nb::arg("num_kv_heads"),
              nb::arg("head_dim"), nb::arg("vocab_size"), nb::arg("rms_norm_eps"), nb::arg("float32"))
         .def("set_matrix", &set_matrix, nb::arg("layer"), nb::arg("name"), nb::arg("matrix"))
-        .def("set_norm", &set_norm, nb::arg("layer"), nb::arg("name"), nb::arg("values"))
+        .def("set_norm", &set_norm, nb::arg("layer"), nb::arg("name"), nb::arg("values").noconvert())
         .def("set_ends",
              [](Decoder& d, MatrixPtr embedding, MatrixPtr head, In<float, 1> norm) {
-                 d.embedding = std::move(embedding);
-                 d.head = std::move(head);
-                 d.norm.assign(norm.data(), norm.data() + norm.size());
+                 d.set_ends(std::move(embedding), std::move(head), {norm.data(), norm.data() + norm.size()});
              },
-             nb::arg("embedding"), nb::arg("head"), nb::arg("norm"))
+             nb::arg("embedding"), nb::arg("head"), nb::arg("norm").noconvert())
         .def("set_rotary",
              [](Decoder& d, In<float, 3> cos_sin) {
                  require(cos_sin.shape(1) == 2 && int64_t(cos_sin.shape(2)) * 2 == d.shape().head_dim,
                          "cos_sin must be [positions, 2, head_dim / 2]");
                  d.set_rotary(cos_sin.data(), int64_t(cos_sin.shape(0)));
              },
-             nb::arg("cos_sin"))
+             nb::arg("cos_sin").noconvert())
         .def("allocate_kv",
              [](Decoder& d, int64_t num_slots) {
                  require(num_slots > 0 && num_slots <= INT32_MAX, "a pool has at least one slot");
@@ -152,8 +157,11 @@ NB_MODULE(_cpu, module) {
                  d.check();
              },
              nb::arg("num_slots"))
-        .def("forward", &forward)
-        .def("logits", &logits, nb::arg("hidden"), nb::arg("out"))
+        .def("forward", &forward, nb::arg("input_ids").noconvert(), nb::arg("positions").noconvert(),
+             nb::arg("slot_ids").noconvert(), nb::arg("row_begin").noconvert(), nb::arg("row_end").noconvert(),
+             nb::arg("first_position").noconvert(), nb::arg("slot_offsets").noconvert(), nb::arg("slots").noconvert(),
+             nb::arg("wanted").noconvert(), nb::arg("out").noconvert())
+        .def("logits", &logits, nb::arg("hidden").noconvert(), nb::arg("out").noconvert())
         .def("set_profile", &Decoder::set_profile, nb::arg("on"))
         .def("take_profile", [](Decoder& d) {
             nb::dict seconds;

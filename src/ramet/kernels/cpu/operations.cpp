@@ -109,11 +109,11 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
 }  // namespace
 
 void bind_operations(nb::module_& module) {
-    module.def("linear", &linear, nb::arg("isa"), nb::arg("matrix"), nb::arg("x"), nb::arg("out"));
-    module.def("attention", &attention, nb::arg("team"), nb::arg("isa"), nb::arg("queries"), nb::arg("keys"),
-               nb::arg("values"), nb::arg("float32_pool"), nb::arg("positions"), nb::arg("row_begin"),
-               nb::arg("row_end"), nb::arg("first_position"), nb::arg("slot_offsets"), nb::arg("slots"),
-               nb::arg("out"));
+    module.def("linear", &linear, nb::arg("isa"), nb::arg("matrix"), nb::arg("x").noconvert(), nb::arg("out").noconvert());
+    module.def("attention", &attention, nb::arg("team"), nb::arg("isa"), nb::arg("queries").noconvert(), nb::arg("keys").noconvert(),
+               nb::arg("values").noconvert(), nb::arg("float32_pool"), nb::arg("positions").noconvert(), nb::arg("row_begin").noconvert(),
+               nb::arg("row_end").noconvert(), nb::arg("first_position").noconvert(), nb::arg("slot_offsets").noconvert(), nb::arg("slots").noconvert(),
+               nb::arg("out").noconvert());
 }
 
 }  // namespace ramet

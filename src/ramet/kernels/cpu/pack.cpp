@@ -33,6 +33,9 @@ uint16_t f32_to_f16(float value) {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 Matrix shape_of(Format format, int64_t rows, int64_t columns) {
+    constexpr int64_t most = int64_t(1) << 31;
+    if (rows < 1 || columns < 1 || rows > most || columns > most)
+        throw std::invalid_argument("a matrix has between 1 and 2^31 rows and columns");
     Matrix view{};
     view.format = format;
     view.n = rows;
@@ -131,10 +134,10 @@ float element(const std::string& type, const uint8_t* row, int64_t column) {
 
 PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes,
                          int64_t columns, bool keep_f32) {
-    if (row_bytes != columns * (type == "F32" ? 4 : 2))
-        throw std::invalid_argument("rows of floats do not have the bytes that their columns ask for");
     PackedMatrix out;
     out.view = shape_of(keep_f32 ? Format::f32 : Format::bf16, rows, columns);
+    if (row_bytes != columns * (type == "F32" ? 4 : 2))
+        throw std::invalid_argument("rows of floats do not have the bytes that their columns ask for");
     const int64_t width = keep_f32 ? columns : even(columns), size = keep_f32 ? 4 : 2;
     out.memory = Buffer(size_t(out.view.panels * PANEL * width * size));
     out.view.weights = out.memory.as<uint8_t>();
@@ -174,11 +177,16 @@ PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns) {
             const int64_t at = row / PANEL * view.blocks + b, count = std::min<int64_t>(BLOCK, columns - b * BLOCK);
             const float* from = data + row * columns + b * BLOCK;
             float most = 0;
-            for (int64_t i = 0; i < count; ++i) most = std::max(most, std::fabs(from[i]));
-            uint16_t scale = f32_to_f16(most / 127.0f);
-            float stored = f16_to_f32(scale);
+            bool finite = true;
+            for (int64_t i = 0; i < count; ++i) {
+                most = std::max(most, std::fabs(from[i]));
+                finite &= std::isfinite(from[i]);
+            }
+            // What is not finite makes the scale, and with it the output, not a number
+            const uint16_t scale = finite ? f32_to_f16(most / 127.0f) : 0x7e00;
+            const float stored = f16_to_f32(scale);
             int8_t values[BLOCK] = {};
-            for (int64_t i = 0; i < count && stored > 0; ++i)
+            for (int64_t i = 0; i < count && stored > 0 && stored < INFINITY; ++i)
                 values[i] = int8_t(std::lrint(std::fmin(std::fmax(from[i] / stored, -127.0f), 127.0f)));
             to.scales[at * PANEL + row % PANEL] = scale;
             put_q8(to.weights + at * 512, row % PANEL, values);

@@ -34,10 +34,17 @@ bool spin(std::chrono::microseconds limit, const Done& done) {
 }  // namespace
 
 Team::Team(int num_threads) : size_(num_threads < 1 ? 1 : num_threads) {
-    for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { work(thread); });
+    try {
+        for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { work(thread); });
+    } catch (...) {  // the system gives no more threads: those that run must end before the error goes on
+        stop();
+        throw;
+    }
 }
 
-Team::~Team() {
+Team::~Team() { stop(); }
+
+void Team::stop() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stopping_ = true;

@@ -65,6 +65,7 @@ public:
 
 private:
     void work(int thread);
+    void stop();
     void wait_for_generation(uint32_t old);
 
     const int size_;
