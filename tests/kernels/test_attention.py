@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import packed_matrices
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -27,7 +28,7 @@ each_pool = pytest.mark.parametrize("float32", [True, False], ids=["float32", "b
 
 
 def bf16(values):
-    return torch.from_numpy(values).bfloat16().float().numpy()
+    return packed_matrices.bf16(values).astype(np.float32)
 
 
 def attend(isa, step, queries, keys, values, float32, team=1):
@@ -126,7 +127,7 @@ LONG = [Step(Sequence([0] * 2700, list(range(2700))), 2699, 2700)]  # six spans:
 
 @each_isa
 @each_pool
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     steps=trees(),
     heads=st.sampled_from(HEADS),
@@ -140,24 +141,24 @@ def test_it_is_the_definition(isa, float32, steps, heads, head_dim, team):
 
 @each_isa
 @each_pool
-@pytest.mark.parametrize("head_dim", range(2, 66, 6))
-def test_any_size_of_head(isa, float32, head_dim):
+def test_any_size_of_head(isa, float32):
     steps = [Step(Sequence([0] * 100, list(range(100))), 70, 100)]
-    check(isa, steps, (3, 1), head_dim, float32, 1)
+    for head_dim in [*range(2, 66, 6), 510, 512]:
+        check(isa, steps, (3, 1), head_dim, float32, 1)
 
 
 @each_isa
 @each_pool
-@pytest.mark.parametrize("length", [*range(1, 19), 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129])
-def test_contexts_of_any_length(isa, float32, length):
+def test_contexts_of_any_length(isa, float32):
     """One row at the end, and all rows: the last chunk holds any number of keys."""
-    sequence = Sequence([0] * length, list(range(length)))
-    for begin in (0, length - 1):
-        check(isa, [Step(sequence, begin, length)], (6, 2), 32, float32, 1)
+    for length in [*range(1, 19), 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129]:
+        sequence = Sequence([0] * length, list(range(length)))
+        for begin in (0, length - 1):
+            check(isa, [Step(sequence, begin, length)], (6, 2), 32, float32, 1)
 
 
 @each_isa
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(trees(), st.sampled_from(HEADS), st.sampled_from([32, 64, 80]))
 def test_float32_is_the_torch_reference(isa, steps, heads, head_dim):
     keys, values = pool(heads[1], head_dim)
@@ -407,7 +408,7 @@ def broken_plans(draw):
     return plan
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     plan=broken_plans(),
     heads=st.sampled_from([(2, 1), (4, 2), (3, 2), (0, 1), (1, 0)]),

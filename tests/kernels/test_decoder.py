@@ -152,12 +152,12 @@ def test_rows_are_the_same_bits_in_steps_of_any_size(dtype, isa):
     for team in (1, 2):
         decoder = native(config, dtype=dtype, isa=isa, team=team)
         begin, parts = 0, []
-        for size in (1, 2, 3, 255, 1, 1, 4, 2, 64, 1, 179):
+        for size in (1, 2, 3, 257, 1, 249):
             parts.append(logits_of(decoder, config, [Step(whole, begin, begin + size)]))
             begin += size
         assert begin == 513
         assert np.array_equal(np.concatenate(parts), expected), f"{team} threads"
-        for size in (256, 257, 258):
+        for size in (256, 258):
             rows = logits_of(decoder, config, [Step(whole, 0, size)])
             assert np.array_equal(rows, expected[:size]), f"{size} rows, {team} threads"
 
@@ -393,7 +393,7 @@ def test_a_step_without_rows_is_refused():
 numbers = st.one_of(st.integers(-1, 90), st.sampled_from([2**31 - 1, -(2**31), 64, 2**31 - 64, 2**20]))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(data=st.data())
 def test_whatever_the_arrays_hold_it_is_an_error_or_a_result(data):
     decoder = filled_decoder()

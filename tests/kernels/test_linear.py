@@ -53,7 +53,7 @@ def check(isa, kind, seed, outputs, inputs, rows, with_bias=False):
 
 @each_isa
 @each_kind
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     outputs=st.integers(1, 70),
@@ -67,11 +67,9 @@ def test_products_follow_their_arithmetic(isa, kind, seed, outputs, inputs, rows
 
 @each_isa
 @each_kind
-@pytest.mark.parametrize(
-    ("outputs", "inputs", "rows"), [(48, 2048, 3), (33, 1536, 13), (1, 1, 1), (16, 32, 70)]
-)
-def test_products_of_given_shapes(isa, kind, outputs, inputs, rows):
-    check(isa, kind, outputs * inputs, outputs, inputs, rows)
+def test_products_of_given_shapes(isa, kind):
+    for outputs, inputs, rows in [(48, 2048, 3), (33, 1536, 13), (1, 1, 1), (16, 32, 70)]:
+        check(isa, kind, outputs * inputs, outputs, inputs, rows)
 
 
 @each_isa
@@ -102,20 +100,21 @@ def test_an_output_has_the_same_bits_whatever_panel_it_is_in(isa, kind):
 
 @each_isa
 @each_kind
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_spoils_no_other(isa, kind, bad):
+def test_a_row_that_is_not_finite_spoils_no_other(isa, kind):
     rng = np.random.default_rng(3)
     inputs = takes(kind, 70)
     matrix, _ = pack(kind, random_weights(rng, 40, inputs))
     x = random_inputs(rng, 20, inputs)
     healthy = linear(isa, matrix, x)
     assert np.isfinite(healthy).all()
-    for row, column in [(0, 0), (7, 31), (8, inputs - 1), (19, 33)]:
-        x[row, column] = bad
-    result = linear(isa, matrix, x)
-    sick = [0, 7, 8, 19]
-    assert not np.isfinite(result[sick]).any()
-    assert np.array_equal(np.delete(result, sick, axis=0), np.delete(healthy, sick, axis=0))
+    sick = {0: [0], 7: [31], 8: [inputs - 1], 18: [5, 6, 33], 19: list(range(inputs))}
+    for bad in (np.nan, np.inf, -np.inf):
+        for row, columns in sick.items():
+            x[row, columns] = bad
+        result = linear(isa, matrix, x)
+        assert not np.isfinite(result[list(sick)]).any(), bad
+        others = [row for row in range(20) if row not in sick]
+        assert np.array_equal(result[others], healthy[others]), bad
 
 
 @each_isa
@@ -131,16 +130,17 @@ def test_opposite_infinities_are_not_a_number(isa, kind):
 
 @each_isa
 @each_kind
-@pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-30, 1e30, 3e36])
-def test_tiny_and_huge_inputs(isa, kind, size):
+def test_tiny_and_huge_inputs(isa, kind):
     rng = np.random.default_rng(5)
     inputs = takes(kind, 40)
     matrix, expected = pack(kind, random_weights(rng, 20, inputs, magnitude=0.01))
-    x = (rng.uniform(-1, 1, (9, inputs)) * size).astype(np.float32)
-    result = linear(isa, matrix, x)
-    exact = x.astype(np.float64) @ expected.decoded.T
-    # Below 1e-36 numbers lose their precision, or are taken for zeros
-    assert (np.abs(result - exact) <= expected.tolerance(x) + 1e-6 * np.abs(exact).max() + 1e-36).all()
+    for size in (1e-45, 1e-38, 1e-30, 1e30, 3e36):
+        x = (rng.uniform(-1, 1, (9, inputs)) * size).astype(np.float32)
+        result = linear(isa, matrix, x)
+        exact = x.astype(np.float64) @ expected.decoded.T
+        # Below 1e-36 numbers lose their precision, or are taken for zeros
+        limit = expected.tolerance(x) + 1e-6 * np.abs(exact).max() + 1e-36
+        assert (np.abs(result - exact) <= limit).all(), size
 
 
 @each_isa

@@ -50,22 +50,23 @@ def _segments(visits: list[Visit]) -> Segments:
     chunks: list[tuple[int, int, int, Int32Array]] = []  # first position, rows from and to, slots
     for visit in visits:
         node, rows = visit.node, visit.rows
-        # Slots behind the rows of this step hold nothing yet; no row attends to them.
-        slots = span_of(node).slots[: rows.end if rows is not None else len(node)]
+        own_positions = rows.positions if rows is not None else ()
+        own_end = visit.first_row + len(own_positions)
+        slots = span_of(node).slots
+        if rows is not None:  # slots behind its rows hold nothing yet; no row attends to them
+            slots = slots[: rows.end]
         above = node.start % CHUNK_TOKENS
         if above:
             slots = np.concatenate((runs[visit.parent][-above:], slots))
         runs.append(slots)
-        own_positions = rows.positions if rows is not None else ()
-        for index in range(0, len(slots), CHUNK_TOKENS):
-            chunk = slots[index : index + CHUNK_TOKENS]
-            position = node.start - above + index
-            begin = visit.first_row + bisect_left(own_positions, position)
-            # Nodes below read a whole chunk here, and take an unfinished one along.
-            end = visit.end_row if len(chunk) == CHUNK_TOKENS else visit.first_row + len(own_positions)
-            if begin == end:  # no row stands so far behind, in this chunk or the next
-                break
-            chunks.append((position, begin, end, chunk))
+        begin, end = node.start - above, node.start - above + len(slots)
+        for position in range(begin, end, CHUNK_TOKENS):
+            first_row = visit.first_row + bisect_left(own_positions, position)
+            # All rows below read a whole chunk here; an unfinished one they take along.
+            end_row = visit.end_row if position + CHUNK_TOKENS <= end else own_end
+            if first_row < end_row:
+                chunk = slots[position - begin : position - begin + CHUNK_TOKENS]
+                chunks.append((position, first_row, end_row, chunk))
     chunks.sort(key=itemgetter(0))  # stable: rows ascend among chunks of one position
     first_position, row_begin, row_end, slots_of = zip(*chunks, strict=True)
     return Segments(
@@ -114,15 +115,12 @@ def _penalties(requests: list[Request]) -> Penalties | None:
 
 def _bias(requests: list[Request]) -> LogitBias | None:
     """Tokens that may not be drawn: whatever would end a request before its ``min_tokens``."""
-    banned = [
-        (index, token_id)
-        for index, request in enumerate(requests)
-        for token_id in sorted(request.stop_checker.banned_token_ids)
-    ]
-    if not banned:
+    banned = [request.stop_checker.banned_token_ids for request in requests]
+    if not any(banned):
         return None
+    sizes = [len(token_ids) for token_ids in banned]
     return LogitBias(
-        entry_sample=np.array([index for index, _ in banned], dtype=np.int32),
-        entry_token=np.array([token_id for _, token_id in banned], dtype=np.int32),
-        entry_value=np.full(len(banned), -np.inf, dtype=np.float32),
+        entry_sample=np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
+        entry_token=np.fromiter(chain.from_iterable(map(sorted, banned)), np.int32, sum(sizes)),
+        entry_value=np.full(sum(sizes), -np.inf, dtype=np.float32),
     )

@@ -1,8 +1,8 @@
 """The native runner: a decoder in C++ and its KV pool behind `ramet.model_io.ModelRunner`.
 
-A step is one call that computes all layers, one for the logits and one that samples; all three run without the
-interpreter lock on the same team of threads. Invariant: the logits of a row are the same bits in whatever step,
-batch or chunk the row is computed. Must not know: requests, trees, text, torch.
+A step is one call that computes all layers, one for the logits and one that samples; all three run without
+the interpreter lock on the same team of threads. Invariant: the logits of a row are the same bits in whatever
+step, batch or chunk the row is computed. Must not know: requests, trees, text, torch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class NativeModelRunner:
         decoder = self._decoder
         if decoder is None:
             raise EngineDead("the model runner has been closed")
-        wanted = np.unique(np.concatenate((model_input.sampling.rows, model_input.score_rows)))
+        # Plain Python: the caches are full of weights now, and NumPy functions have to be fetched anew
+        wanted_rows = {*model_input.sampling.rows.tolist(), *model_input.score_rows.tolist()}
+        wanted = np.array(sorted(wanted_rows), dtype=np.int32)
         hidden = np.empty((len(wanted), self._config.hidden_size), dtype=np.float32)
         segments = model_input.segments
         decoder.forward(

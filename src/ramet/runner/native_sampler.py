@@ -86,7 +86,7 @@ class NativeSampler:
 def _uniforms(sampling: Sampling) -> NDArray[np.float64]:
     """The number that each random draw inverts; greedy samples need none and get 0."""
     uniforms = np.zeros(len(sampling.rows))
-    random = (sampling.temperature > 0).nonzero()[0]
+    random = sampling.temperature.nonzero()[0]
     if len(random):
         uniforms[random] = uniform(sampling.seeds[random], sampling.positions[random])
     return uniforms

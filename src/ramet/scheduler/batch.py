@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,11 +62,10 @@ class Visit:
     rows: NodeRows | None  # None if only nodes below it have rows
     parent: int  # index of the parent's visit; -1 at the top
     first_row: int
-    end_row: int = 0
+    end_row: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogitsPoint:
+class LogitsPoint(NamedTuple):
     """A row whose logits a request wants: to sample its next token, or to score a known one."""
 
     request: Request
@@ -99,7 +99,7 @@ class BatchBuilder:
         self.budget = max_rows
         self._num_prompt_rows = 0
         self._rows: dict[KVNode, NodeRows] = {}
-        self._points: list[tuple[Request, KVNode, int]] = []  # request, node, offset
+        self._points: list[tuple[Request, NodeRows, int]] = []  # whose logits: request, node, offset into it
         self._requests: list[Request] = []
 
     def add(self, request: Request) -> None:
@@ -118,7 +118,10 @@ class BatchBuilder:
 
     def _add_node(self, request: Request, node: KVNode) -> bool:
         """Plan a node's part of the work, in order of position; whether the budget sufficed."""
-        rows = self._rows_of(node)
+        rows = self._rows.get(node)
+        if rows is None:
+            computed = span_of(node).num_computed
+            rows = self._rows[node] = NodeRows(node, computed, computed)
         first_wanted = max(request.logits_cursor - node.start, 0)
         for offset in range(first_wanted, rows.begin):
             if offset not in rows.probes:
@@ -126,23 +129,18 @@ class BatchBuilder:
                     return False
                 rows.probes[offset] = -1
                 self._spend(request, node.start + offset, 1)
-            self._points.append((request, node, offset))
-        count = min(self.budget, len(node) - rows.end)
+            self._points.append((request, rows, offset))
+        missing = len(node) - rows.end
+        count = min(self.budget, missing)
         self._spend(request, node.start + rows.end, count)
         rows.end += count
-        self._points += ((request, node, offset) for offset in range(max(first_wanted, rows.begin), rows.end))
-        return rows.end == len(node)
+        self._points += [(request, rows, offset) for offset in range(max(first_wanted, rows.begin), rows.end)]
+        return count == missing
 
     def _spend(self, request: Request, position: int, count: int) -> None:
         self.budget -= count
-        self._num_prompt_rows += max(0, min(position + count, request.num_prompt_tokens) - position)
-
-    def _rows_of(self, node: KVNode) -> NodeRows:
-        rows = self._rows.get(node)
-        if rows is None:
-            computed = span_of(node).num_computed
-            rows = self._rows[node] = NodeRows(node, computed, computed)
-        return rows
+        if position < request.num_prompt_tokens:
+            self._num_prompt_rows += min(count, request.num_prompt_tokens - position)
 
     def build(self) -> Batch | None:
         """Lay the rows out in depth-first order; ``None`` if there is nothing to do."""
@@ -150,8 +148,8 @@ class BatchBuilder:
         if num_rows == 0:
             return None
         batch = Batch(visits, num_rows, self._num_prompt_rows, self._requests)
-        for request, node, offset in self._points:
-            point = LogitsPoint(request, self._rows[node].row_of(offset), node.start + offset)
+        for request, rows, offset in self._points:
+            point = LogitsPoint(request, rows.row_of(offset), rows.node.start + offset)
             if request.score_from is not None:
                 batch.scores.append(point)
             elif request.params.max_tokens > 0:
@@ -182,13 +180,16 @@ class BatchBuilder:
         while stack:
             node, parent_index = stack.pop()
             node_rows = self._rows.get(node)
-            visits.append(Visit(node, node_rows, parent_index, num_rows))
+            first_row = num_rows
             if node_rows is not None:
-                node_rows.probes = {offset: place for place, offset in enumerate(sorted(node_rows.probes))}
-                node_rows.first_row = num_rows
+                node_rows.first_row = first_row
+                if node_rows.probes:
+                    node_rows.probes = {
+                        offset: place for place, offset in enumerate(sorted(node_rows.probes))
+                    }
                 num_rows += node_rows.num_rows
-            visits[-1].end_row = num_rows
-            stack.extend((child, len(visits) - 1) for child in reversed(children[node]))
+            stack += [(child, len(visits)) for child in reversed(children[node])]
+            visits.append(Visit(node, node_rows, parent_index, first_row, num_rows))
         for visit in reversed(visits):
             if visit.parent >= 0:
                 above = visits[visit.parent]

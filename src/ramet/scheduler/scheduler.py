@@ -112,8 +112,8 @@ class Scheduler:
     def _grow(self, request: Request) -> bool:
         path = request.path
         assert path is not None, request.request_id
-        missing = request.num_path_tokens - path.length
-        return missing == 0 or self._cache.extend(path, request.token_ids[path.length :])
+        length = path.length
+        return length == request.num_path_tokens or self._cache.extend(path, request.token_ids[length:])
 
     def _admit_waiting(self) -> None:
         """Admit requests in the policy's order while the pending work does not fill a step."""

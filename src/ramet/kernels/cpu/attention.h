@@ -265,6 +265,11 @@ static void attend_tile(const typename Math::Element* queries, int64_t stride, c
         weigh<Math, R, 2>(weights, chunk, steps, stride, d, keep, records, record_floats);
 }
 
+template <int R>
+struct Tile {
+    static constexpr int rows = R;
+};
+
 template <class Math>
 static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan,
                         const AttentionUnit& unit, void* scratch) {
@@ -325,27 +330,23 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
         Chunk<Math> chunk{keys, values};
 
         const int64_t q_end = (end - unit.row_begin) * group;
-        for (int64_t q = (begin - unit.row_begin) * group; q < q_end;) {
-            int64_t left = q_end - q;
-            int take = left >= QUERY_TILE ? QUERY_TILE : left >= 3 && QUERY_TILE > 3 ? 3 : left >= 2 && QUERY_TILE > 2 ? 2 : 1;
-            int last_key[QUERY_TILE];
-            for (int r = 0; r < take; ++r) {
-                int64_t last = plan.positions[unit.row_begin + (q + r) / group] - first;
+        auto attend_some = [&](auto tile, int64_t q) {
+            constexpr int R = decltype(tile)::rows;
+            int last_key[R];
+            for (int r = 0; r < R; ++r) {
+                const int64_t last = plan.positions[unit.row_begin + (q + r) / group] - first;
                 last_key[r] = last < count - 1 ? int(last) : count - 1;
             }
-            const Element* from = queries + q * stride;
-            float* records = current + q * record_floats;
-            if (take == QUERY_TILE) {
-                attend_tile<Math, QUERY_TILE>(from, stride, chunk, last_key, records, record_floats);
-            } else if (take == 3) {
-                attend_tile<Math, 3>(from, stride, chunk, last_key, records, record_floats);
-            } else if (take == 2) {
-                attend_tile<Math, 2>(from, stride, chunk, last_key, records, record_floats);
-            } else {
-                attend_tile<Math, 1>(from, stride, chunk, last_key, records, record_floats);
-            }
-            q += take;
-        }
+            attend_tile<Math, R>(queries + q * stride, stride, chunk, last_key, current + q * record_floats,
+                                 record_floats);
+        };
+        int64_t q = (begin - unit.row_begin) * group;
+        for (; q_end - q >= QUERY_TILE; q += QUERY_TILE) attend_some(Tile<QUERY_TILE>{}, q);
+        if constexpr (QUERY_TILE > 3)
+            for (; q_end - q >= 3; q += 3) attend_some(Tile<3>{}, q);
+        if constexpr (QUERY_TILE > 2)
+            for (; q_end - q >= 2; q += 2) attend_some(Tile<2>{}, q);
+        for (; q < q_end; ++q) attend_some(Tile<1>{}, q);
     }
     if (span >= 0) end_span();
     if (unit.partials) return;

@@ -43,6 +43,7 @@ Decoder::Decoder(std::shared_ptr<Team> team, const Kernels& kernels, const Decod
 }
 
 void Decoder::set_rotary(const float* cos_sin, int64_t num_positions) {
+    std::lock_guard<std::mutex> one_step(mutex_);
     checked_ = false;
     num_positions_ = 0;
     rotary_ = Buffer();
@@ -58,8 +59,36 @@ LayerWeights& Decoder::layer(int64_t index) {
     return layers_[size_t(index)];
 }
 
+void Decoder::set_matrix(int64_t index, const std::string& name, std::shared_ptr<PackedMatrix> matrix) {
+    std::lock_guard<std::mutex> one_step(mutex_);
+    LayerWeights& w = layer(index);
+    std::shared_ptr<PackedMatrix>* const place = name == "q"        ? &w.q
+                                                 : name == "k"      ? &w.k
+                                                 : name == "v"      ? &w.v
+                                                 : name == "output" ? &w.output
+                                                 : name == "gate"   ? &w.gate
+                                                 : name == "up"     ? &w.up
+                                                 : name == "down"   ? &w.down
+                                                                    : nullptr;
+    if (!place) throw std::invalid_argument("a layer has no matrix of the name " + name);
+    *place = std::move(matrix);
+}
+
+void Decoder::set_norm(int64_t index, const std::string& name, std::vector<float> values) {
+    std::lock_guard<std::mutex> one_step(mutex_);
+    LayerWeights& w = layer(index);
+    std::vector<float>* const place = name == "input_norm"            ? &w.input_norm
+                                      : name == "post_attention_norm" ? &w.post_attention_norm
+                                      : name == "query_norm"          ? &w.query_norm
+                                      : name == "key_norm"            ? &w.key_norm
+                                                                      : nullptr;
+    if (!place) throw std::invalid_argument("a layer has no norm of the name " + name);
+    *place = std::move(values);
+}
+
 void Decoder::set_ends(std::shared_ptr<PackedMatrix> embedding, std::shared_ptr<PackedMatrix> head,
                        std::vector<float> norm) {
+    std::lock_guard<std::mutex> one_step(mutex_);
     checked_ = false;
     embedding_ = std::move(embedding);
     head_ = std::move(head);
@@ -67,6 +96,7 @@ void Decoder::set_ends(std::shared_ptr<PackedMatrix> embedding, std::shared_ptr<
 }
 
 void Decoder::allocate_kv(int64_t num_slots) {
+    std::lock_guard<std::mutex> one_step(mutex_);
     checked_ = false;
     num_slots_ = 0;
     kv_.clear();
@@ -107,7 +137,18 @@ void Decoder::check() {
     checked_ = true;
 }
 
+void Decoder::check_weights() {
+    std::lock_guard<std::mutex> one_step(mutex_);
+    check();
+}
+
+void Decoder::set_profile(bool on) {
+    std::lock_guard<std::mutex> one_step(mutex_);  // threads of a running step must agree on it
+    profile_ = on;
+}
+
 std::array<double, Decoder::NUM_PHASES> Decoder::take_profile() {
+    std::lock_guard<std::mutex> one_step(mutex_);
     auto taken = seconds_;
     seconds_.fill(0);
     return taken;
@@ -189,7 +230,7 @@ struct Decoder::Run {
                 }
                 const int64_t end = std::min((task + 1) * grain, part.matrix->panels);
                 for (int64_t panel = task * grain; panel < end; panel += 2)
-                    kernels.matmul(*part.matrix, inputs, 0, num_rows, panel, int(std::min<int64_t>(2, end - panel)),
+                    kernels.matmul(*part.matrix, inputs, num_rows, panel, int(std::min<int64_t>(2, end - panel)),
                                    out + part.column, ld, accumulate);
                 return;
             }
@@ -224,6 +265,8 @@ struct Decoder::Run {
 void Decoder::forward(const StepRows& rows, float* out) {
     std::lock_guard<std::mutex> one_step(mutex_);
     check();
+    if (rows.num_slots != num_slots_ || rows.num_positions != num_positions_)
+        throw std::invalid_argument("the pool or the rotary angles changed while a step was on its way");
     const int64_t n = rows.num_rows, hidden = shape_.hidden, group = shape_.num_heads / shape_.num_kv_heads;
     const int64_t q_width = shape_.num_heads * shape_.head_dim, kv_width = shape_.num_kv_heads * shape_.head_dim;
     const int64_t qkv_width = q_width + 2 * kv_width, gate_up_width = 2 * shape_.inner;

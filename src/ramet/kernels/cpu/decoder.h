@@ -6,6 +6,7 @@
 #include <array>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "memory.h"
@@ -33,6 +34,7 @@ struct StepRows {
     const int32_t* ids;
     const int32_t* slots;
     SegmentView segments;
+    int64_t num_slots, num_positions;  // the limits that indices were checked with
     const int32_t* wanted;  // rows whose hidden states are returned
     int64_t num_wanted;
 };
@@ -42,20 +44,22 @@ public:
     Decoder(std::shared_ptr<Team> team, const Kernels& kernels, const DecoderShape& shape);
 
     const DecoderShape& shape() const { return shape_; }
-    const Kernels& kernels() const { return kernels_; }
     int64_t num_slots() const { return num_slots_; }
     int64_t num_positions() const { return num_positions_; }
 
-    // What is set here is checked before the next step. Throws std::invalid_argument if there is no such layer.
-    LayerWeights& layer(int64_t index);
+    // What is set here is checked before the next step. Throws std::invalid_argument if there is no such layer or
+    // name. Safe beside a running step, which is waited for.
+    void set_matrix(int64_t layer, const std::string& name, std::shared_ptr<PackedMatrix> matrix);
+    void set_norm(int64_t layer, const std::string& name, std::vector<float> values);
     void set_ends(std::shared_ptr<PackedMatrix> embedding, std::shared_ptr<PackedMatrix> head, std::vector<float> norm);
     // cos and sin of every position: [num_positions][2][head_dim / 2]
     void set_rotary(const float* cos_sin, int64_t num_positions);
     void allocate_kv(int64_t num_slots);
     // Throws std::invalid_argument if a weight or the pool is missing or has the wrong size.
-    void check();
+    void check_weights();
 
-    // Both throw what `check` throws. Writes keys and values of all rows; `out` [num_wanted][hidden] gets the hidden states after the last norm.
+    // Writes keys and values of all rows; `out` [num_wanted][hidden] gets the hidden states after the last norm.
+    // Throws what `check_weights` throws, and if the limits that the rows were checked with have changed.
     void forward(const StepRows& rows, float* out);
     // hidden [num_rows][hidden] -> out [num_rows][vocab]
     void logits(const float* hidden, int64_t num_rows, float* out);
@@ -63,11 +67,13 @@ public:
     // Seconds spent per kind of phase since the last call, when `set_profile` asked for it.
     static constexpr int NUM_PHASES = 8;
     static const std::array<const char*, NUM_PHASES> PHASE_NAMES;
-    void set_profile(bool on) { profile_ = on; }
+    void set_profile(bool on);
     std::array<double, NUM_PHASES> take_profile();
 
 private:
     struct Run;
+    LayerWeights& layer(int64_t index);
+    void check();
 
     std::shared_ptr<Team> team_;
     const Kernels& kernels_;

@@ -1,6 +1,8 @@
 #include "dispatch.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
@@ -30,6 +32,14 @@ RAMET_DECLARE(dotprod)
 
 namespace {
 
+#if defined(__x86_64__)
+// Asked of the CPU itself: compilers learnt the name late.
+[[maybe_unused]] bool has_avx_vnni() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
 struct Candidate {
     const Kernels* kernels;
     bool supported;
@@ -40,7 +50,7 @@ std::vector<Candidate> candidates() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     [[maybe_unused]] const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                                           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+                                           __builtin_cpu_supports("bmi2");  // and f16c, which is older than avx2
     [[maybe_unused]] const bool has_avx512 =
         has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
@@ -52,7 +62,7 @@ std::vector<Candidate> candidates() {
     found.push_back({&avx512::kernels, has_avx512});
 #endif
 #if defined(RAMET_HAS_AVX2_VNNI)
-    found.push_back({&avx2_vnni::kernels, has_avx2 && __builtin_cpu_supports("avxvnni")});
+    found.push_back({&avx2_vnni::kernels, has_avx2 && has_avx_vnni()});
 #endif
 #if defined(RAMET_HAS_AVX2)
     found.push_back({&avx2::kernels, has_avx2});
@@ -61,7 +71,7 @@ std::vector<Candidate> candidates() {
 #if defined(__linux__)
     constexpr unsigned long HWCAP_DOTPROD = 1ul << 20;
     found.push_back({&dotprod::kernels, (getauxval(AT_HWCAP) & HWCAP_DOTPROD) != 0});
-#else
+#elif defined(__APPLE__)
     found.push_back({&dotprod::kernels, true});  // every Apple processor of this architecture has it
 #endif
 #endif
@@ -88,12 +98,6 @@ const Kernels* kernels_of(const std::string& isa) {
     for (const auto& candidate : candidates())
         if (candidate.supported && candidate.kernels->name == isa) return candidate.kernels;
     return nullptr;
-}
-
-const Kernels& best_kernels() {
-    for (const auto& candidate : candidates())
-        if (candidate.supported) return *candidate.kernels;
-    return baseline::kernels;
 }
 
 }  // namespace ramet

@@ -150,10 +150,10 @@ static inline __attribute__((always_inline)) void float_tile(const Matrix& w, co
 // ---- all rows, in tiles of at most `Most` rows
 
 template <int Most, class Tile>
-RAMET_INLINE void by_tiles(int64_t begin, int64_t end, const Tile& tile) {
-    int64_t row = begin;
-    for (; row + Most <= end; row += Most) tile.template run<Most>(row);
-    switch (end - row) {
+RAMET_INLINE void by_tiles(int64_t num_rows, const Tile& tile) {
+    int64_t row = 0;
+    for (; row + Most <= num_rows; row += Most) tile.template run<Most>(row);
+    switch (num_rows - row) {
         case 11: if constexpr (Most > 11) tile.template run<11>(row); break;
         case 10: if constexpr (Most > 10) tile.template run<10>(row); break;
         case 9: if constexpr (Most > 9) tile.template run<9>(row); break;
@@ -173,7 +173,6 @@ template <int C, class Source>
 struct QuantTile {
     const Matrix& w;
     const Inputs& x;
-    int64_t first;
     int num_turns;
     int64_t panel;
     float* out;
@@ -181,7 +180,7 @@ struct QuantTile {
     bool accumulate;
     template <int R>
     void run(int64_t row) const {
-        quant_tile<R, C, Source>(w, x, row, panel, out, ld, accumulate, int((row - first) / QUANT_ROWS), num_turns);
+        quant_tile<R, C, Source>(w, x, row, panel, out, ld, accumulate, int(row / QUANT_ROWS), num_turns);
     }
 };
 
@@ -200,33 +199,33 @@ struct FloatTile {
 };
 
 template <int C>
-static void product(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, float* out,
-                    int64_t ld, bool accumulate) {
-    const int64_t num_tiles = (end - begin + QUANT_ROWS - 1) / QUANT_ROWS;
+static void product(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, float* out, int64_t ld,
+                    bool accumulate) {
+    const int64_t num_tiles = (num_rows + QUANT_ROWS - 1) / QUANT_ROWS;
     const int num_turns = num_tiles < 8 ? int(num_tiles) : 8;
     switch (w.format) {
         case Format::q4:
-            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q4>{w, x, begin, num_turns, panel, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q4>{w, x, num_turns, panel, out, ld, accumulate});
             break;
         case Format::q8:
-            by_tiles<QUANT_ROWS>(begin, end, QuantTile<C, Q8>{w, x, begin, num_turns, panel, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q8>{w, x, num_turns, panel, out, ld, accumulate});
             break;
         case Format::bf16:
-            by_tiles<FLOAT_ROWS>(begin, end, FloatTile<C, false>{w, x, panel, out, ld, accumulate});
+            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, false>{w, x, panel, out, ld, accumulate});
             break;
         case Format::f32:
-            by_tiles<FLOAT_ROWS>(begin, end, FloatTile<C, true>{w, x, panel, out, ld, accumulate});
+            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, true>{w, x, panel, out, ld, accumulate});
             break;
     }
 }
 
-static void matmul(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, int count,
-                   float* out, int64_t ld, bool accumulate) {
+static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, float* out,
+                   int64_t ld, bool accumulate) {
     if (TILE_PANELS == 2 && count == 2) {
-        product<TILE_PANELS>(w, x, begin, end, panel, out, ld, accumulate);
+        product<TILE_PANELS>(w, x, num_rows, panel, out, ld, accumulate);
         return;
     }
-    for (int c = 0; c < count; ++c) product<1>(w, x, begin, end, panel + c, out, ld, accumulate);
+    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, out, ld, accumulate);
 }
 
 }  // namespace RAMET_ISA

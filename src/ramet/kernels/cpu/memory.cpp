@@ -1,10 +1,14 @@
 #include "memory.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(__SANITIZE_ADDRESS__)
+// The exact size from malloc, so that the sanitizer sees a step beyond its end
+#elif defined(__unix__) || defined(__APPLE__)
+#define RAMET_MAPS_MEMORY 1
 #include <sys/mman.h>
 #endif
 
@@ -12,19 +16,35 @@ namespace ramet {
 
 namespace {
 
-constexpr size_t HUGE_PAGE = size_t(2) << 20;
-
-void* map(size_t bytes) {
-#if defined(__unix__) || defined(__APPLE__)
+void* obtain(size_t bytes) {
+#if defined(RAMET_MAPS_MEMORY)
     void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) return nullptr;
 #if defined(MADV_HUGEPAGE)
     // Only a wish: weights are streamed, and small pages would cost a miss of the TLB every 4 KB
-    if (bytes >= HUGE_PAGE) madvise(data, bytes, MADV_HUGEPAGE);
+    constexpr size_t huge_page = size_t(2) << 20;
+    if (bytes >= huge_page) madvise(data, bytes, MADV_HUGEPAGE);
 #endif
     return data;
 #else
-    return std::calloc(bytes, 1);
+#if defined(_WIN32)
+    void* data = _aligned_malloc(bytes, 64);
+#else
+    void* data = nullptr;
+    if (posix_memalign(&data, 64, bytes) != 0) data = nullptr;
+#endif
+    if (data) std::memset(data, 0, bytes);
+    return data;
+#endif
+}
+
+void give_back(void* data, [[maybe_unused]] size_t bytes) {
+#if defined(RAMET_MAPS_MEMORY)
+    munmap(data, bytes);
+#elif defined(_WIN32)
+    _aligned_free(data);
+#else
+    std::free(data);
 #endif
 }
 
@@ -32,18 +52,13 @@ void* map(size_t bytes) {
 
 Buffer::Buffer(size_t bytes) {
     if (bytes == 0) return;
-    data_ = map(bytes);
+    data_ = obtain(bytes);
     if (!data_) throw std::bad_alloc();
     size_ = bytes;
 }
 
 Buffer::~Buffer() {
-    if (!data_) return;
-#if defined(__unix__) || defined(__APPLE__)
-    munmap(data_, size_);
-#else
-    std::free(data_);
-#endif
+    if (data_) give_back(data_, size_);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }

@@ -27,7 +27,11 @@ public:
         const size_t bytes = size_t(count) * sizeof(T);
         if (bytes > size_) {
             *this = Buffer();  // the old memory first: both at once may not fit
+#if defined(__SANITIZE_ADDRESS__)
+            *this = Buffer(bytes);
+#else
             *this = Buffer(bytes + bytes / 4);
+#endif
         }
         return as<T>();
     }

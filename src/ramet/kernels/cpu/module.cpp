@@ -41,31 +41,6 @@ std::shared_ptr<Decoder> make_decoder(std::shared_ptr<Team> team, const std::str
         DecoderShape{hidden, inner, num_layers, num_heads, num_kv_heads, head_dim, vocab, eps, f32});
 }
 
-void set_matrix(Decoder& decoder, int64_t layer, const std::string& name, MatrixPtr matrix) {
-    LayerWeights& w = decoder.layer(layer);
-    MatrixPtr* const place = name == "q"        ? &w.q
-                             : name == "k"      ? &w.k
-                             : name == "v"      ? &w.v
-                             : name == "output" ? &w.output
-                             : name == "gate"   ? &w.gate
-                             : name == "up"     ? &w.up
-                             : name == "down"   ? &w.down
-                                                : nullptr;
-    require(place != nullptr, "no such matrix in a layer");
-    *place = std::move(matrix);
-}
-
-void set_norm(Decoder& decoder, int64_t layer, const std::string& name, In<float, 1> values) {
-    LayerWeights& w = decoder.layer(layer);
-    std::vector<float>* const place = name == "input_norm"            ? &w.input_norm
-                                      : name == "post_attention_norm" ? &w.post_attention_norm
-                                      : name == "query_norm"          ? &w.query_norm
-                                      : name == "key_norm"            ? &w.key_norm
-                                                                      : nullptr;
-    require(place != nullptr, "no such norm in a layer");
-    place->assign(values.data(), values.data() + values.size());
-}
-
 void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<int32_t, 1> slots,
              In<int32_t, 1> row_begin, In<int32_t, 1> row_end, In<int32_t, 1> first_position,
              In<int32_t, 1> slot_offsets, In<int32_t, 1> segment_slots, In<int32_t, 1> wanted, InOut<float, 2> out) {
@@ -80,8 +55,8 @@ void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<
             "out must be [wanted rows, hidden size]");
     const SegmentView segments = checked_segments(
         {row_begin, row_end, first_position, slot_offsets, segment_slots}, positions, decoder.num_slots());
-    const StepRows rows{int64_t(num_rows), int64_t(row_begin.size()), ids.data(),           slots.data(),
-                        segments,          wanted.data(),             int64_t(wanted.size())};
+    const StepRows rows{int64_t(num_rows),   int64_t(row_begin.size()), ids.data(),    slots.data(), segments,
+                        decoder.num_slots(), decoder.num_positions(),   wanted.data(), int64_t(wanted.size())};
     nb::gil_scoped_release release;
     decoder.forward(rows, out.data());
 }
@@ -97,6 +72,7 @@ void logits(Decoder& decoder, In<float, 2> hidden, InOut<float, 2> out) {
 }  // namespace
 
 NB_MODULE(_cpu, module) {
+    nb::set_leak_warnings(false);  // a forked child that never frees what it inherited is no leak
     module.def("compiled_isas", &compiled_isas);
     module.def("supported_isas", &supported_isas);
 
@@ -116,6 +92,7 @@ NB_MODULE(_cpu, module) {
             "set_bias",
             [](PackedMatrix& m, In<float, 1> bias) {
                 require(int64_t(bias.size()) == m.view.n, "a bias must have one value per output");
+                require(m.view.bias == nullptr, "the matrix has a bias already");
                 set_bias(m, bias.data());
             },
             nb::arg("bias").noconvert());
@@ -136,8 +113,13 @@ NB_MODULE(_cpu, module) {
         .def(nb::new_(&make_decoder), nb::arg("team"), nb::arg("isa"), nb::kw_only(), nb::arg("hidden_size"),
              nb::arg("intermediate_size"), nb::arg("num_layers"), nb::arg("num_heads"), nb::arg("num_kv_heads"),
              nb::arg("head_dim"), nb::arg("vocab_size"), nb::arg("rms_norm_eps"), nb::arg("float32"))
-        .def("set_matrix", &set_matrix, nb::arg("layer"), nb::arg("name"), nb::arg("matrix"))
-        .def("set_norm", &set_norm, nb::arg("layer"), nb::arg("name"), nb::arg("values").noconvert())
+        .def("set_matrix", &Decoder::set_matrix, nb::arg("layer"), nb::arg("name"), nb::arg("matrix"))
+        .def(
+            "set_norm",
+            [](Decoder& d, int64_t layer, const std::string& name, In<float, 1> values) {
+                d.set_norm(layer, name, {values.data(), values.data() + values.size()});
+            },
+            nb::arg("layer"), nb::arg("name"), nb::arg("values").noconvert())
         .def("set_ends",
              [](Decoder& d, MatrixPtr embedding, MatrixPtr head, In<float, 1> norm) {
                  d.set_ends(std::move(embedding), std::move(head), {norm.data(), norm.data() + norm.size()});
@@ -154,7 +136,7 @@ NB_MODULE(_cpu, module) {
              [](Decoder& d, int64_t num_slots) {
                  require(num_slots > 0 && num_slots <= INT32_MAX, "a pool has at least one slot");
                  d.allocate_kv(num_slots);
-                 d.check();
+                 d.check_weights();
              },
              nb::arg("num_slots"))
         .def("forward", &forward, nb::arg("input_ids").noconvert(), nb::arg("positions").noconvert(),

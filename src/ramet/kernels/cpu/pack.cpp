@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <vector>
 
 #define RAMET_ISA packing
 #include "simd.h"
@@ -121,15 +122,17 @@ PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, in
     return out;
 }
 
-float element(const std::string& type, const uint8_t* row, int64_t column) {
+void decode_row(const std::string& type, const uint8_t* row, int64_t columns, float* out) {
     if (type == "F32") {
-        float value;
-        std::memcpy(&value, row + column * 4, 4);
-        return value;
+        std::memcpy(out, row, size_t(columns) * 4);
+        return;
     }
-    uint16_t half;
-    std::memcpy(&half, row + column * 2, 2);
-    return type == "BF16" ? bf16_to_f32(half) : f16_to_f32(half);
+    const bool is_bf16 = type == "BF16";
+    for (int64_t i = 0; i < columns; ++i) {
+        uint16_t half;
+        std::memcpy(&half, row + i * 2, 2);
+        out[i] = is_bf16 ? bf16_to_f32(half) : f16_to_f32(half);
+    }
 }
 
 PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes,
@@ -141,15 +144,16 @@ PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t r
     const int64_t width = keep_f32 ? columns : even(columns), size = keep_f32 ? 4 : 2;
     out.memory = Buffer(size_t(out.view.panels * PANEL * width * size));
     out.view.weights = out.memory.as<uint8_t>();
+    std::vector<float> values(static_cast<size_t>(columns));
     for (int64_t row = 0; row < rows; ++row) {
-        const uint8_t* from = data + row * row_bytes;
+        decode_row(type, data + row * row_bytes, columns, values.data());
         const int64_t first = row / PANEL * PANEL * width, lane = row % PANEL;
         if (keep_f32) {
             float* to = out.memory.as<float>() + first + lane;
-            for (int64_t i = 0; i < columns; ++i) to[i * PANEL] = element(type, from, i);
+            for (int64_t i = 0; i < columns; ++i) to[i * PANEL] = values[size_t(i)];
         } else {
             uint16_t* to = out.memory.as<uint16_t>() + first + lane * 2;
-            for (int64_t i = 0; i < columns; ++i) to[i / 2 * 2 * PANEL + i % 2] = f32_to_bf16(element(type, from, i));
+            for (int64_t i = 0; i < columns; ++i) to[i / 2 * 2 * PANEL + i % 2] = f32_to_bf16(values[size_t(i)]);
         }
     }
     return out;

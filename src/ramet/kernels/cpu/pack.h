@@ -20,15 +20,16 @@ struct PackedMatrix {
 };
 
 // The types that `pack` takes: GGML's names.
-//   Q4_0, Q4_1 -> q4; Q8_0 -> q8: the blocks as they are. Minima lose bits: bf16 relative to the middle of
-//   the range, which is under 1/100 of a step of the 4-bit grid.
+//   Q4_0, Q4_1 -> q4; Q8_0 -> q8: the blocks as they are, but for the minima of Q4_1: what is left of them, measured
+//   from the middle of the block's 16 values, is rounded to bf16. Where a block spans zero that is at most 1/32 of a
+//   step of the grid, and usually far less.
 //   BF16, F16, F32 -> bf16 (rounded to nearest), or f32 if `keep_f32`.
 // Throws std::invalid_argument if the type is unknown or the sizes do not fit.
 PackedMatrix pack(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes, int64_t columns,
                   bool keep_f32);
 
 // Quantizes float32 rows to q8: blocks of 32 with a scale, rounded to nearest. The error of a weight is at most
-// 1/254 of the largest in its block.
+// 1/254 of the largest in its block, and the rounding of the scale to float16 (below 1e-4 that counts).
 PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns);
 
 void set_bias(PackedMatrix& matrix, const float* bias);

@@ -70,6 +70,7 @@ static void quantize_blocks(const float* x, int64_t row, const Inputs& to, int64
     int32_t* offsets8 = to.offsets8 + row * to.blocks + begin;
     uint16_t* sums = to.sums + row * even(to.blocks) + begin;
     for (int b = 0; b < count; ++b) {
+        total[b] = factor[b] > 0 ? total[b] : 0;  // of what is not a number there is no sum
         offsets4[b] = -8 * total[b];
         offsets8[b] = -SIGNED_OFFSET * total[b];
         most[b] = scales[b] * float(total[b]);
@@ -157,6 +158,8 @@ RAMET_INLINE void rotate(const float* x, const float* cos, const float* sin, int
     }
 }
 
+constexpr float LARGEST_BF16 = 3.38e38f;
+
 static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
                  void* queries, const KVLayer& kv, float* scratch) {
     const int64_t dim = shape.head_dim, half = dim / 2, stride = shape.stride;
@@ -183,15 +186,23 @@ static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin,
     const float* keys = qkv + shape.num_heads * dim;
     const float* values = keys + shape.num_kv_heads * dim;
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+        // A value that is not finite would reach, as 0 times infinity, rows before it that share its chunk. Its key
+        // speaks for it instead: rows that may see it become not-a-number, and the others never look.
+        float most = 0;
+        for (int64_t i = 0; i < dim; ++i) {
+            const float magnitude = std::fabs(values[head * dim + i]);
+            most = magnitude <= most ? most : magnitude;
+        }
+        const bool poisoned = !(most < LARGEST_BF16);
         const float* from = keys + head * dim;
         if (shape.key_norm) {
             rms_norm(from, shape.key_norm, dim, shape.eps, scratch);
             from = scratch;
         }
-        rotate(from, cos, sin, half, 1.0f, scratch);
+        rotate(from, cos, sin, half, poisoned ? NAN : 1.0f, scratch);
         int64_t at = (head * kv.num_slots + slot) * 2 * stride;
         put(kv.data, at, scratch, kv.is_f32);
-        std::memcpy(scratch, values + head * dim, size_t(dim) * sizeof(float));
+        for (int64_t i = 0; i < dim; ++i) scratch[i] = poisoned ? 0.0f : values[head * dim + i];
         put(kv.data, at + stride, scratch, kv.is_f32);
     }
 }

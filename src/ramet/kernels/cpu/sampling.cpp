@@ -199,8 +199,8 @@ void bind_sampling(nb::module_& module) {
                  return std::make_shared<Sampler>(std::move(team), *kernels);
              }),
              nb::arg("team"), nb::arg("isa"))
-        .def("sample", &Sampler::sample, nb::arg("logits").noconvert(), nb::arg("rows"), nb::arg("sampling"),
-             nb::arg("uniforms"), nb::arg("score_rows"), nb::arg("score_token_ids"), nb::arg("output"));
+        .def("sample", &Sampler::sample, nb::arg("logits").noconvert(), nb::arg("rows").noconvert(), nb::arg("sampling"),
+             nb::arg("uniforms").noconvert(), nb::arg("score_rows").noconvert(), nb::arg("score_token_ids").noconvert(), nb::arg("output"));
 }
 
 }  // namespace ramet

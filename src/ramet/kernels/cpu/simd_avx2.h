@@ -116,10 +116,6 @@ RAMET_INLINE Bytes load_bytes(const void* p) {
     const __m256i* q = static_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
 }
-RAMET_INLINE void store_bytes(void* p, Bytes x) {
-    __m256i* q = static_cast<__m256i*>(p);
-    _mm256_storeu_si256(q, x.a), _mm256_storeu_si256(q + 1, x.b);
-}
 RAMET_INLINE Bytes low_nibbles(Bytes x) {
     __m256i mask = _mm256_set1_epi8(15);
     return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};

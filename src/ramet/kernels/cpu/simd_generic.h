@@ -149,7 +149,6 @@ RAMET_INLINE Bytes load_bytes(const void* p) {
     std::memcpy(&r, p, sizeof r);
     return r;
 }
-RAMET_INLINE void store_bytes(void* p, Bytes x) { std::memcpy(p, &x, sizeof x); }
 RAMET_INLINE Bytes low_nibbles(Bytes x) {
     RAMET_EACH x.q[i] &= 0x0f0f0f0f;
     return x;

@@ -1,5 +1,8 @@
 #include "steps.h"
 
+#include <algorithm>
+#include <vector>
+
 namespace ramet {
 
 SegmentView checked_segments(const SegmentArrays& arrays, const In<int32_t, 1>& positions, int64_t num_slots) {
@@ -12,6 +15,7 @@ SegmentView checked_segments(const SegmentArrays& arrays, const In<int32_t, 1>& 
                            arrays.slot_offsets.data(), arrays.slots.data(),   positions.data()};
     const int64_t num_rows = int64_t(positions.size()), num_keys = int64_t(arrays.slots.size());
     int32_t previous = 0;
+    std::vector<bool> covered(static_cast<size_t>(num_rows));
     for (size_t i = 0; i < count; ++i) {
         require(view.row_begin[i] >= 0 && view.row_begin[i] < view.row_end[i] && view.row_end[i] <= num_rows,
                 "a segment reaches outside the rows");
@@ -21,9 +25,12 @@ SegmentView checked_segments(const SegmentArrays& arrays, const In<int32_t, 1>& 
         require(view.first_position[i] >= previous && view.first_position[i] % CHUNK == 0,
                 "segments are not in order of position or do not begin at a chunk");
         previous = view.first_position[i];
-        for (int32_t row = view.row_begin[i]; row < view.row_end[i]; ++row)
+        for (int32_t row = view.row_begin[i]; row < view.row_end[i]; ++row) {
             require(view.positions[row] >= previous, "a row stands before the keys of its segment");
+            covered[size_t(row)] = true;
+        }
     }
+    require(std::find(covered.begin(), covered.end(), false) == covered.end(), "a row belongs to no segment");
     return view;
 }
 

@@ -1,6 +1,11 @@
 #include "threads.h"
 
 #include <chrono>
+#include <stdexcept>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
 
 namespace ramet {
 
@@ -19,6 +24,14 @@ inline void relax() {
 #endif
 }
 
+long current_process() {
+#if defined(__unix__) || defined(__APPLE__)
+    return long(getpid());
+#else
+    return 0;  // no fork
+#endif
+}
+
 template <class Done>
 bool spin(std::chrono::microseconds limit, const Done& done) {
     const auto end = std::chrono::steady_clock::now() + limit;
@@ -33,9 +46,11 @@ bool spin(std::chrono::microseconds limit, const Done& done) {
 
 }  // namespace
 
-Team::Team(int num_threads) : size_(num_threads < 1 ? 1 : num_threads) {
+Team::Team(int num_threads)
+    : size_(num_threads < 1 ? 1 : num_threads), sleepers_(new Sleepers), process_(current_process()) {
     try {
-        for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { work(thread); });
+        for (int thread = 1; thread < size_; ++thread)
+            sleepers_->threads.emplace_back([this, thread] { work(thread); });
     } catch (...) {  // the system gives no more threads: those that run must end before the error goes on
         stop();
         throw;
@@ -45,15 +60,21 @@ Team::Team(int num_threads) : size_(num_threads < 1 ? 1 : num_threads) {
 Team::~Team() { stop(); }
 
 void Team::stop() {
+    if (current_process() != process_) {
+        (void)sleepers_.release();
+        return;
+    }
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<std::mutex> lock(sleepers_->mutex);
         stopping_ = true;
     }
-    wake_.notify_all();
-    for (auto& thread : threads_) thread.join();
+    sleepers_->wake.notify_all();
+    for (auto& thread : sleepers_->threads) thread.join();
 }
 
 void Team::run(const std::function<void(int)>& body) {
+    if (current_process() != process_)
+        throw std::runtime_error("kernels were set up before this process was forked; set them up in the child");
     std::lock_guard<std::mutex> one_caller(callers_);
     if (size_ == 1) {
         body(0);
@@ -63,10 +84,10 @@ void Team::run(const std::function<void(int)>& body) {
     body_ = &body;
     running_ = size_ - 1;
     {
-        std::lock_guard<std::mutex> lock(mutex_);
+        std::lock_guard<std::mutex> lock(sleepers_->mutex);
         step_.fetch_add(1, std::memory_order_release);
     }
-    wake_.notify_all();
+    sleepers_->wake.notify_all();
     body(0);
     while (!spin(SPIN_IN_STEP, [&] { return running_.load(std::memory_order_acquire) == 0; }))
         std::this_thread::yield();
@@ -77,8 +98,8 @@ void Team::work(int thread) {
     for (;;) {
         auto called = [&] { return stopping_ || step_.load(std::memory_order_acquire) != seen; };
         if (!spin(SPIN_BETWEEN_STEPS, called)) {
-            std::unique_lock<std::mutex> lock(mutex_);
-            wake_.wait(lock, called);
+            std::unique_lock<std::mutex> lock(sleepers_->mutex);
+            sleepers_->wake.wait(lock, called);
         }
         if (stopping_) return;
         ++seen;

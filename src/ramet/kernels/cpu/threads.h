@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -25,7 +26,7 @@ public:
     int size() const { return size_; }
 
     // Calls body(thread) on every thread, 0 being the caller, and returns when all have. One call at a time:
-    // a second caller waits.
+    // a second caller waits. Throws std::runtime_error in a child of fork, where the threads are not.
     void run(const std::function<void(int)>& body);
 
     // Calls body(task) for 0 <= task < count, each on one of the threads.
@@ -76,9 +77,14 @@ private:
     std::atomic<int> running_{0};
     std::atomic<bool> stopping_{false};
     const std::function<void(int)>* body_ = nullptr;
-    std::mutex mutex_, callers_;
-    std::condition_variable wake_;
-    std::vector<std::thread> threads_;
+    std::mutex callers_;
+    struct Sleepers {
+        std::mutex mutex;
+        std::condition_variable wake;
+        std::vector<std::thread> threads;
+    };
+    std::unique_ptr<Sleepers> sleepers_;  // given up, not destroyed, in a child of fork: it has no such threads
+    const long process_;
 };
 
 }  // namespace ramet

@@ -62,7 +62,7 @@ struct SegmentView {
     const int32_t* positions;
 };
 
-// The running result of softmax attention of one (row, head): `values` is not divided by `total` yet.
+// What one thread does at a time: some rows, one KV head, and all or a stretch of the segments these rows read.
 struct AttentionUnit {
     int64_t row_begin, row_end;           // rows of the unit
     const int32_t* segments;              // indices of its segments, in order of position
@@ -79,7 +79,8 @@ struct AttentionShape {
     float* out;                           // [num_rows][kv_heads * group * head_dim]
 };
 
-// Size of a (values, peak, total) record.
+// The running softmax of one query is a record: `stride` weighted values, not divided by the total yet; the peak;
+// the total; padding. This is its size.
 inline int64_t partial_floats(int64_t stride) { return stride + 16; }
 
 struct RopeShape {
@@ -118,10 +119,10 @@ struct Kernels {
     bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
     int32_t signed_offset;
 
-    // Rows [begin, end) of x times panels [panel, panel + count) of w; count is 1 or 2.
+    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2.
     // out[row * ld + n] = (accumulate ? out : 0) + product + bias
-    void (*matmul)(const Matrix& w, const Inputs& x, int64_t begin, int64_t end, int64_t panel, int count,
-                   float* out, int64_t ld, bool accumulate);
+    void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, float* out,
+                   int64_t ld, bool accumulate);
 
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     void (*convert)(const float* x, int64_t row, const Inputs& to);
