@@ -1,8 +1,8 @@
 """Where the time of a step goes: `python benchmarks/step_profile.py [MODEL]`.
 
-Drives an engine core without threads or text, so that each part can be timed on its own: scheduling, laying out
-arrays, the phases of the native decoder, logits, sampling, bookkeeping. Phases inside the decoder end with a
-wait for all threads while they are measured, which costs a little.
+Drives an engine core without threads or text, so that each part can be timed on its own: scheduling, laying
+out arrays, the phases of the native decoder, logits, sampling, bookkeeping. Phases inside the decoder end with
+a wait for all threads while they are measured, which costs a little.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CASES = (
 
 
 def profile(runner: NativeModelRunner, case: Case) -> dict[str, list[float]]:
-    """Seconds of each part, one entry per step. Steps of another kind (the prefill before a decode) are left out."""
+    """Seconds of each part, one entry per step; the prefill before a decode is left out."""
     core = EngineCore(runner, SchedulerConfig(), enable_prefix_cache=False)
     generator = random.Random()
     for index in range(case.num_requests):

@@ -331,9 +331,9 @@ def test_sizes_that_cannot_be_are_refused(changes, message):
 
 def test_unknown_names_are_refused():
     decoder = empty_decoder()
-    with pytest.raises(ValueError, match="no such matrix"):
+    with pytest.raises(ValueError, match="no matrix of the name qkv"):
         decoder.set_matrix(0, "qkv", matrix(1, 1))
-    with pytest.raises(ValueError, match="no such norm"):
+    with pytest.raises(ValueError, match="no norm of the name norm"):
         decoder.set_norm(0, "norm", np.ones(6, dtype=np.float32))
     with pytest.raises(ValueError, match="lacks that instruction set"):
         NATIVE.Decoder(TEAMS[1], "sse9", **SIZES)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ramet import kernels
@@ -152,3 +153,29 @@ PYTHON = [sys.executable, *(["-S"] if sys.flags.no_site else []), "-c"]
 def test_a_call_that_does_not_fit_is_refused(call):
     result = subprocess.run([*PYTHON, SETUP + CALLS[call]], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr[-500:] or f"signal {-result.returncode}"
+
+
+@pytest.mark.parametrize("isa", kernels.load_native().supported_isas())
+def test_values_behind_a_row_are_not_seen_even_if_they_are_infinite(isa):
+    """What a later token of a prompt overflows to stays with it and with those behind it."""
+    native = kernels.load_native()
+    rng = np.random.default_rng(0)
+    keys, values = rng.standard_normal((2, 20, 1, 32)).astype(np.float32)
+    queries = rng.standard_normal((10, 2, 32)).astype(np.float32)
+    positions = np.arange(10, 20, dtype=np.int32)
+
+    def attend(begin, end):
+        """Rows begin .. end - 1, which stand at positions 10 + begin and so on."""
+        out = np.empty((end - begin, 64), dtype=np.float32)
+        plan = [[0], [end - begin], [0], [0, 10 + end], range(10 + end)]
+        arrays = [np.array(array, dtype=np.int32) for array in plan]
+        rows = queries[begin:end], keys, values, True, positions[begin:end]
+        native.attention(native.Team(1), isa, *rows, *arrays, out)
+        return out
+
+    healthy = attend(0, 10)
+    values[15] = np.inf
+    result = attend(0, 10)
+    assert np.array_equal(result[:5], healthy[:5])
+    assert np.array_equal(result[:5], attend(0, 5))
+    assert not np.isfinite(result[5:]).all(axis=1).any()

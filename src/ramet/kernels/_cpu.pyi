@@ -37,11 +37,11 @@ class Matrix:
     def set_bias(self, bias: Float32Array) -> None:
         """``[outputs]``, added to every product."""
 
-def pack(type: str, data: NDArray[np.uint8], columns: int, keep_f32: bool = False) -> Matrix:
+def pack(tensor_type: str, data: NDArray[np.uint8], columns: int, keep_f32: bool = False) -> Matrix:
     """Pack rows as a file stores them: ``data`` ``[outputs, bytes per row]``.
 
     Args:
-        type: "Q4_0", "Q4_1", "Q8_0"; "F32", "F16", "BF16", which become bf16.
+        tensor_type: "Q4_0", "Q4_1", "Q8_0"; "F32", "F16", "BF16", which become bf16.
         columns: number of inputs.
         keep_f32: floats become f32 instead of bf16.
     """
@@ -124,7 +124,7 @@ class Sampler:
         score_token_ids: Int32Array,
         output: ModelOutput,
     ) -> None:
-        """Fill ``output`` for all samples and scores of ``rows``, whose logits ``[len(rows), vocab_size]`` are given."""
+        """Fill ``output`` for all samples and scores of ``rows``, whose logits are given."""
 
 # Single kernels, for tests and benchmarks.
 

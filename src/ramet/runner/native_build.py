@@ -72,6 +72,10 @@ def choose_num_threads(num_threads: int | None) -> int:
     """
     if num_threads is None:
         return min(available_cores(), MAX_THREADS)
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or not 1 <= num_threads <= MAX_THREADS:
+    if (
+        isinstance(num_threads, bool)
+        or not isinstance(num_threads, int)
+        or not 1 <= num_threads <= MAX_THREADS
+    ):
         raise InvalidRequest(f"num_threads must be an integer in 1..{MAX_THREADS}, got {num_threads!r}")
     return num_threads

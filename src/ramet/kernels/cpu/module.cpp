@@ -103,7 +103,7 @@ NB_MODULE(_cpu, module) {
             return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)),
                                                        int64_t(data.shape(1)), columns, keep_f32));
         },
-        nb::arg("type"), nb::arg("data").noconvert(), nb::arg("columns"), nb::arg("keep_f32") = false);
+        nb::arg("tensor_type"), nb::arg("data").noconvert(), nb::arg("columns"), nb::arg("keep_f32") = false);
     module.def("pack_q8", [](In<float, 2> data) {
         nb::gil_scoped_release release;
         return std::make_shared<PackedMatrix>(pack_q8(data.data(), int64_t(data.shape(0)), int64_t(data.shape(1))));

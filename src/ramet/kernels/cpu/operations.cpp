@@ -77,11 +77,12 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
                           as_f32 ? nullptr : to.as<uint16_t>() + at, as_f32 ? to.as<float>() + at : nullptr};
         kernels.convert(padded.data(), 0, form);
     };
+    const KVLayer kv{pool.as<void>(), num_slots, stride, f32_pool};
+    std::vector<float> row_scratch(static_cast<size_t>(stride));
     for (int64_t slot = 0; slot < num_slots; ++slot)
         for (int64_t head = 0; head < kv_heads; ++head) {
-            const int64_t at = (head * num_slots + slot) * 2 * stride, from = (slot * kv_heads + head) * dim;
-            put(pool, at, keys.data() + from, 1.0f, f32_pool);
-            put(pool, at + stride, values.data() + from, 1.0f, f32_pool);
+            const int64_t from = (slot * kv_heads + head) * dim;
+            kernels.write_kv(keys.data() + from, values.data() + from, dim, kv, head, slot, row_scratch.data());
         }
     const float scale = 1.4426950408889634f / std::sqrt(float(dim));
     for (int64_t row = 0; row < rows; ++row)
@@ -89,7 +90,6 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
             put(rotated, ((head / group * rows + row) * group + head % group) * stride,
                 queries.data() + (row * heads + head) * dim, scale, f32);
     const AttentionShape shape{kv_heads, group, dim, f32, rows, rotated.as<void>(), out.data()};
-    const KVLayer kv{pool.as<void>(), num_slots, stride, f32_pool};
     nb::gil_scoped_release release;
     AttentionPlan plan;
     plan.build(segments, int64_t(row_begin.size()), rows, shape, stride, team.size());

@@ -63,14 +63,18 @@ static void quantize_blocks(const float* x, int64_t row, const Inputs& to, int64
     }
     int8_t* bytes = to.bytes + (row * to.blocks + begin) * BLOCK;
     for (int b = 0; b < count; ++b) {
-        load_block(x, (begin + b) * BLOCK, to.k, low, high);
-        total[b] = store_int8(bytes + b * BLOCK, low * set1(factor[b]), high * set1(factor[b]));
+        total[b] = 0;
+        if (factor[b] > 0) {
+            load_block(x, (begin + b) * BLOCK, to.k, low, high);
+            total[b] = store_int8(bytes + b * BLOCK, low * set1(factor[b]), high * set1(factor[b]));
+        } else {  // all zeros, or not numbers: the scale tells
+            std::memset(bytes + b * BLOCK, 0, BLOCK);
+        }
     }
     int32_t* offsets4 = to.offsets4 + row * to.blocks + begin;
     int32_t* offsets8 = to.offsets8 + row * to.blocks + begin;
     uint16_t* sums = to.sums + row * even(to.blocks) + begin;
     for (int b = 0; b < count; ++b) {
-        total[b] = factor[b] > 0 ? total[b] : 0;  // of what is not a number there is no sum
         offsets4[b] = -8 * total[b];
         offsets8[b] = -SIGNED_OFFSET * total[b];
         most[b] = scales[b] * float(total[b]);
@@ -158,20 +162,39 @@ RAMET_INLINE void rotate(const float* x, const float* cos, const float* sin, int
     }
 }
 
+// `stride` numbers as elements of a pool or of queries.
+RAMET_INLINE void put(const float* from, int64_t stride, bool is_f32, void* to, int64_t at) {
+    if (is_f32) {
+        std::memcpy(static_cast<float*>(to) + at, from, size_t(stride) * sizeof(float));
+    } else {
+        for (int64_t i = 0; i < stride; i += LANES) store_bf16(static_cast<uint16_t*>(to) + at + i, load(from + i));
+    }
+}
+
 constexpr float LARGEST_BF16 = 3.38e38f;
+
+static void write_kv(const float* key, const float* value, int64_t dim, const KVLayer& kv, int64_t head, int64_t slot,
+                     float* scratch) {
+    // A value that is not finite would reach, as 0 times infinity, rows before it that share its chunk. Its key speaks
+    // for it instead: rows that may see it become not-a-number, and the others never look.
+    float most = 0;
+    for (int64_t i = 0; i < dim; ++i) {
+        const float magnitude = std::fabs(value[i]);
+        most = magnitude <= most ? most : magnitude;
+    }
+    const bool poisoned = !(most < LARGEST_BF16);
+    const int64_t at = (head * kv.num_slots + slot) * 2 * kv.stride;
+    for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim ? 0.0f : poisoned ? NAN : key[i];
+    put(scratch, kv.stride, kv.is_f32, kv.data, at);
+    for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim || poisoned ? 0.0f : value[i];
+    put(scratch, kv.stride, kv.is_f32, kv.data, at + kv.stride);
+}
 
 static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
                  void* queries, const KVLayer& kv, float* scratch) {
     const int64_t dim = shape.head_dim, half = dim / 2, stride = shape.stride;
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     const float *cos = cos_sin, *sin = cos_sin + half;
-    auto put = [&](void* to, int64_t at, const float* from, bool is_f32) {
-        if (is_f32) {
-            std::memcpy(static_cast<float*>(to) + at, from, size_t(stride) * sizeof(float));
-        } else {
-            for (int64_t i = 0; i < stride; i += LANES) store_bf16(static_cast<uint16_t*>(to) + at + i, load(from + i));
-        }
-    };
     for (int64_t i = 0; i < stride; ++i) scratch[i] = 0.0f;  // the padding behind head_dim stays zero
     for (int64_t head = 0; head < shape.num_heads; ++head) {
         const float* from = qkv + head * dim;
@@ -181,29 +204,19 @@ static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin,
         }
         rotate(from, cos, sin, half, shape.query_scale, scratch);
         int64_t at = ((head / group * shape.num_rows + row) * group + head % group) * stride;
-        put(queries, at, scratch, shape.f32);
+        put(scratch, stride, shape.f32, queries, at);
     }
     const float* keys = qkv + shape.num_heads * dim;
     const float* values = keys + shape.num_kv_heads * dim;
+    float* rotated = scratch + stride;
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-        // A value that is not finite would reach, as 0 times infinity, rows before it that share its chunk. Its key
-        // speaks for it instead: rows that may see it become not-a-number, and the others never look.
-        float most = 0;
-        for (int64_t i = 0; i < dim; ++i) {
-            const float magnitude = std::fabs(values[head * dim + i]);
-            most = magnitude <= most ? most : magnitude;
-        }
-        const bool poisoned = !(most < LARGEST_BF16);
         const float* from = keys + head * dim;
         if (shape.key_norm) {
-            rms_norm(from, shape.key_norm, dim, shape.eps, scratch);
-            from = scratch;
+            rms_norm(from, shape.key_norm, dim, shape.eps, rotated);
+            from = rotated;
         }
-        rotate(from, cos, sin, half, poisoned ? NAN : 1.0f, scratch);
-        int64_t at = (head * kv.num_slots + slot) * 2 * stride;
-        put(kv.data, at, scratch, kv.is_f32);
-        for (int64_t i = 0; i < dim; ++i) scratch[i] = poisoned ? 0.0f : values[head * dim + i];
-        put(kv.data, at + stride, scratch, kv.is_f32);
+        rotate(from, cos, sin, half, 1.0f, rotated);
+        write_kv(rotated, values + head * dim, dim, kv, head, slot, scratch);
     }
 }
 

@@ -131,6 +131,9 @@ struct Kernels {
     // One row: rotates queries and keys by cos_sin [2][head_dim / 2], writes queries, keys and values.
     void (*rope)(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
                  void* queries, const KVLayer& kv, float* scratch);
+    // The record of one head and slot. `scratch` has room for `stride` floats (`rope`: twice that).
+    void (*write_kv)(const float* key, const float* value, int64_t head_dim, const KVLayer& kv, int64_t head,
+                     int64_t slot, float* scratch);
 
     void (*attend)(const AttentionShape& shape, const KVLayer& kv, const SegmentView& segments,
                    const AttentionUnit& unit, void* scratch);
