@@ -1,8 +1,8 @@
 """Where the time of a step goes: `python benchmarks/step_profile.py [MODEL]`.
 
 Drives an engine core without threads or text, so that each part can be timed on its own: scheduling, laying
-out arrays, the phases of the native decoder, logits, sampling, bookkeeping. Phases inside the decoder end with
-a wait for all threads while they are measured, which costs a little.
+out arrays, the phases of the native decoder, logits, sampling, bookkeeping. While they are measured, phases
+inside the decoder end with a wait for all threads, which costs a little.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -107,15 +108,19 @@ def test_a_call_that_the_garbage_collector_ends_does_not_block_the_thread_it_col
     call = loop.run_until_complete(ask_and_leave())
     loop.close()
 
+    while backend._receivers:  # until the core finds the loop closed, it keeps the call alive
+        time.sleep(0.001)
+
     def collect():
         with backend._lock:  # where the core's thread may stand when it collects
-            while call() is not None:  # collecting does nothing while another thread collects
-                gc.collect()
+            gc.collect()
 
     thread = threading.Thread(target=collect, daemon=True)
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
+    while call() is not None:  # collecting does nothing while another thread collects
+        gc.collect()
     while run_sync(backend.stats()).running:
         pass
     backend.shutdown()
