@@ -1,6 +1,6 @@
 """Whether there are native kernels, and what is said if not.
 
-Each case is an install of its own: a copy of the package, as ``kernels``, with another file as its extension.
+Each case is an install of its own: a copy of the package, under another name, with another file as its extension.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 from ramet import kernels
 
 PACKAGE = Path(kernels.__file__)
+COPY = "kernels_of_an_install"
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[
     0
 ]  # of this Python, such as ".cpython-311-x86_64-linux-gnu.so"
@@ -27,14 +28,14 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
     def copy(files):
-        (tmp_path / "kernels").mkdir()
-        shutil.copy(PACKAGE, tmp_path / "kernels" / "__init__.py")
+        (tmp_path / COPY).mkdir()
+        shutil.copy(PACKAGE, tmp_path / COPY / "__init__.py")
         for name, text in files.items():
-            (tmp_path / "kernels" / name).write_text(text)
-        return importlib.import_module("kernels")
+            (tmp_path / COPY / name).write_text(text)
+        return importlib.import_module(COPY)
 
     yield copy
-    for name in ("kernels", "kernels._cpu"):
+    for name in (COPY, f"{COPY}._cpu"):
         sys.modules.pop(name, None)
 
 
