@@ -1,6 +1,6 @@
 """Whether there are native kernels, and what is said if not.
 
-Each case is an install of its own: a copy of the package, under another name, with another file as its extension.
+Each case is an install of its own: a copy of the package under another name, with another extension.
 """
 
 from __future__ import annotations
