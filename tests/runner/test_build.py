@@ -59,6 +59,16 @@ def test_a_runner_on_torch(caplog):
     check_that_it_runs(runner)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kv_dtype", "bytes_each"), [("float32", "bfloat16", 2), ("bfloat16", "float32", 4)]
+)
+def test_the_torch_pool_may_have_a_dtype_of_its_own(caplog, dtype, kv_dtype, bytes_each):
+    given = {"kernels": "torch", "dtype": dtype, "kv_dtype": kv_dtype}
+    size = 2 * 2 * 2 * 32 * bytes_each * 50_000
+    assert f"50000 KV slots ({size >> 20} MiB)" in messages_of(caplog, max_kv_tokens=50_000, **given)
+    check_that_it_runs(runner_of(tiny_config(), **given))
+
+
 @with_native
 @pytest.mark.parametrize("kernels", ["auto", "native"])
 def test_a_runner_on_the_native_kernels(caplog, kernels):

@@ -27,8 +27,8 @@ class KVPool:
         self, layer_index: int, slot_ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:
         pool = self._layers[layer_index]
-        pool[0].index_copy_(0, slot_ids, keys)
-        pool[1].index_copy_(0, slot_ids, values)
+        pool[0].index_copy_(0, slot_ids, keys.to(pool.dtype))
+        pool[1].index_copy_(0, slot_ids, values.to(pool.dtype))
 
     def layer(self, layer_index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pool = self._layers[layer_index]

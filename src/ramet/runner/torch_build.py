@@ -46,16 +46,17 @@ def build_torch_runner(
         torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
     model = constructor(config, weights, dtype=dtype, device=device, on_progress=on_progress)
     free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_memory()
-    num_slots = choose_num_slots(config, dtype.itemsize, free, max_kv_tokens)
+    kv_dtype = dtype if options.kv_dtype == "auto" else DTYPES[options.kv_dtype]
+    num_slots = choose_num_slots(config, kv_dtype.itemsize, free, max_kv_tokens)
     logger.info(
         "%s on %s in %s, %d KV slots (%d MiB)",
         config.architecture,
         device,
         dtype,
         num_slots,
-        num_slots * slot_bytes(config, dtype.itemsize) >> 20,
+        num_slots * slot_bytes(config, kv_dtype.itemsize) >> 20,
     )
-    return TorchModelRunner(model, ReferenceAttention(), KVPool(config, num_slots, dtype, device), device)
+    return TorchModelRunner(model, ReferenceAttention(), KVPool(config, num_slots, kv_dtype, device), device)
 
 
 def choose_device(device: Device) -> torch.device:
