@@ -117,7 +117,6 @@ struct Draw {
 struct Kernels {
     const char* name;
     bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
-    int32_t signed_offset;
 
     // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2.
     // out[row * ld + n] = (accumulate ? out : 0) + product + bias
