@@ -1,7 +1,8 @@
 """The engine as a language backend: text in, text out, over a core in this process.
 
 Encoding, detokenizing and waiting happen here, on whatever event loop the caller runs; the core
-runs in its thread. Outputs of a step cross threads once per loop, not once per request.
+runs in its thread. Outputs of a step cross threads once per loop, not once per request, and only
+where somebody streams or a request has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ramet.engine.completions import Collector, Scorer
@@ -35,6 +36,17 @@ MAX_BRANCHES = 1024
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Receiver:
+    """Who waits for the outputs of a request. Waking an event loop in every step costs steps a core, so those
+    that do not stream get all at the end."""
+
+    loop: asyncio.AbstractEventLoop
+    on_outputs: Callable[[list[RequestOutput]], None]
+    streams: bool
+    held: list[RequestOutput] = field(default_factory=list)
+
+
 class LocalBackend:
     """Satisfies `ramet.backend.Backend`. Safe to use from many threads and event loops."""
 
@@ -45,7 +57,7 @@ class LocalBackend:
         self._pid = os.getpid()
         # Guards what follows. Re-entrant: the garbage collector may close an abandoned call while we hold it.
         self._lock = threading.RLock()
-        self._receivers: dict[str, tuple[asyncio.AbstractEventLoop, Callable[[RequestOutput], None]]] = {}
+        self._receivers: dict[str, _Receiver] = {}
         self._replies: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[EngineStats | bool]]] = {}
         self._dead: EngineDead | None = None
         self._thread = CoreThread(core, self._on_outputs, self._on_death)
@@ -62,7 +74,12 @@ class LocalBackend:
         collectors = self._collectors(self._encode(prompt), params)
         arrived: asyncio.Queue[RequestOutput] = asyncio.Queue()
         unfinished = len(collectors)
-        with self._submitted(collectors, arrived.put_nowait):
+
+        def on_outputs(outputs: list[RequestOutput]) -> None:
+            for output in outputs:
+                arrived.put_nowait(output)
+
+        with self._submitted(collectors, on_outputs, streams=True):
             while unfinished:
                 output = await arrived.get()
                 if output.error is not None:
@@ -160,12 +177,18 @@ class LocalBackend:
 
     @contextmanager
     def _submitted(
-        self, receivers: Mapping[str, Collector | Scorer], on_output: Callable[[RequestOutput], None]
+        self,
+        receivers: Mapping[str, Collector | Scorer],
+        on_outputs: Callable[[list[RequestOutput]], None],
+        *,
+        streams: bool,
     ) -> Iterator[None]:
-        """Submit requests; ``on_output`` is called on this loop. Leaving early aborts what still runs."""
+        """Submit requests; ``on_outputs`` is called on this loop with outputs of one of them, as they come if it
+        ``streams`` and else at its end. Leaving early aborts what still runs."""
         loop = asyncio.get_running_loop()
         with self._alive():
-            self._receivers.update(dict.fromkeys(receivers, (loop, on_output)))
+            for name in receivers:
+                self._receivers[name] = _Receiver(loop, on_outputs, streams)
             self._thread.send(*(receiver.message for receiver in receivers.values()))
         try:
             yield
@@ -181,14 +204,14 @@ class LocalBackend:
         unfinished = set(receivers)
         outputs: list[RequestOutput] = []
 
-        def on_output(output: RequestOutput) -> None:
-            outputs.append(output)
-            if output.finish_reason is not None:
-                unfinished.discard(output.request_id)
-                if not done.done() and (output.error is not None or not unfinished):
-                    done.set_result(None)
+        def on_outputs(of_request: list[RequestOutput]) -> None:
+            outputs.extend(of_request)
+            last = of_request[-1]
+            unfinished.discard(last.request_id)
+            if not done.done() and (last.error is not None or not unfinished):
+                done.set_result(None)
 
-        with self._submitted(receivers, on_output):
+        with self._submitted(receivers, on_outputs, streams=False):
             await done
         for output in outputs:
             if output.error is not None:
@@ -230,10 +253,13 @@ class LocalBackend:
                 receiver = self._receivers.get(output.request_id)
                 if receiver is None:
                     continue  # given up: its abort is on the way
+                receiver.held.append(output)
                 if output.finish_reason is not None:
                     del self._receivers[output.request_id]
-                loop, on_output = receiver
-                by_loop.setdefault(loop, []).append(partial(on_output, output))
+                elif not (receiver.streams or receiver.loop.is_closed()):
+                    continue
+                held, receiver.held = receiver.held, []
+                by_loop.setdefault(receiver.loop, []).append(partial(receiver.on_outputs, held))
         for loop, calls in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_call_all, calls)
@@ -242,7 +268,7 @@ class LocalBackend:
 
     def _abandon(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            lost = [name for name, (owner, _) in self._receivers.copy().items() if owner is loop]
+            lost = [name for name, receiver in self._receivers.copy().items() if receiver.loop is loop]
             for name in lost:
                 self._receivers.pop(name, None)
         if lost:

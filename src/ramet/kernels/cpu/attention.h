@@ -20,6 +20,7 @@ constexpr int QUERY_TILE = 2;
 #else
 constexpr int QUERY_TILE = 1;
 #endif
+constexpr int QUERY_BATCH = 12;  // a multiple of the tiles
 constexpr int CHUNK_VECTORS = CHUNK / LANES;
 constexpr float NOTHING = -1e30f;  // the score of a key that may not be seen: finite, so that differences are
 
@@ -175,9 +176,10 @@ struct Chunk {
     const typename Math::Element* values;
 };
 
+// A query's scores of a chunk, and its weights, stand CHUNK apart.
 template <class Math, int R, int V>
-static inline __attribute__((always_inline)) void scores(const typename Math::Element* queries, int64_t stride,
-                                                         const Chunk<Math>& chunk, F32 (&out)[R][CHUNK_VECTORS]) {
+static inline __attribute__((always_inline)) void score(const typename Math::Element* queries, int64_t stride,
+                                                        const Chunk<Math>& chunk, float* scores) {
     constexpr int P = Math::PER_STEP;
     F32 acc[R][V];
     for (int r = 0; r < R; ++r)
@@ -189,7 +191,7 @@ static inline __attribute__((always_inline)) void scores(const typename Math::El
                 acc[r][v] = Math::multiply(acc[r][v], keys + v * LANES * P, queries + r * stride + d);
     }
     for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) out[r][v] = acc[r][v];
+        for (int v = 0; v < V; ++v) store(scores + r * CHUNK + v * LANES, acc[r][v]);
 }
 
 template <class Math, int R, int V>
@@ -210,65 +212,86 @@ static inline __attribute__((always_inline)) void weigh(const typename Math::Ele
         for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);
 }
 
-// Queries q .. q + R - 1 of the unit against a chunk; `last_key[r]` is the last key query r may see.
-template <class Math, int R>
-static void attend_tile(const typename Math::Element* queries, int64_t stride, const Chunk<Math>& chunk,
-                        const int* last_key, float* records, int64_t record_floats) {
-    // Keys that no query of the tile may see would only add zeros
-    int last = 0;
-    for (int r = 0; r < R; ++r) last = last_key[r] > last ? last_key[r] : last;
-    const int vectors = last / LANES + 1;
-    const int64_t steps = last / Math::PER_STEP + 1;
-    F32 score[R][CHUNK_VECTORS];
-    if (vectors == CHUNK_VECTORS) {
-        scores<Math, R, CHUNK_VECTORS>(queries, stride, chunk, score);
-    } else if (vectors == 1) {
-        scores<Math, R, 1>(queries, stride, chunk, score);
-    } else if (vectors == 2) {
-        scores<Math, R, 2>(queries, stride, chunk, score);
-    } else {
-        scores<Math, R, 3>(queries, stride, chunk, score);
-    }
-    // Peaks of all queries first, then what is left of the old sums, then the weights: three short stretches
-    // whose queries do not wait for each other.
-    const F32 nothing = set1(NOTHING);
-    alignas(64) float peak[LANES] = {}, keep[LANES] = {};
-    for (int r = 0; r < R; ++r) {
-        F32 most = nothing;
-        for (int v = 0; v < vectors; ++v) {
-            if (last_key[r] < v * LANES + LANES - 1)
-                score[r][v] = replace_from(score[r][v], last_key[r] + 1 - v * LANES, nothing);
-            most = max(score[r][v], most);
-        }
-        const float old = peak_of(records + r * record_floats, stride), found = maximum(most);
-        peak[r] = found > old ? found : old;
-        keep[r] = old - peak[r];
-    }
-    store(keep, exp2_rough(load(keep)));
-    alignas(64) typename Math::Element weights[R * CHUNK];
-    for (int r = 0; r < R; ++r) {
-        float* record = records + r * record_floats;
-        const F32 peak_all = set1(peak[r]);
-        F32 total = zero();
-        for (int v = 0; v < vectors; ++v) {
-            F32 weight = Math::exponential(score[r][v] - peak_all);
-            total = total + weight;
-            Math::put(weights + r * CHUNK + v * LANES, weight);
-        }
-        peak_of(record, stride) = peak[r];
-        total_of(record, stride) = total_of(record, stride) * keep[r] + sum(total);
-    }
-    int64_t d = 0;
-    for (; d + 4 * LANES <= stride; d += 4 * LANES)
-        weigh<Math, R, 4>(weights, chunk, steps, stride, d, keep, records, record_floats);
-    for (; d < stride; d += 2 * LANES)
-        weigh<Math, R, 2>(weights, chunk, steps, stride, d, keep, records, record_floats);
-}
-
 template <int R>
 struct Tile {
     static constexpr int rows = R;
 };
+
+template <class Do>
+RAMET_INLINE void for_tiles(int count, const Do& each) {
+    int q = 0;
+    for (; count - q >= QUERY_TILE; q += QUERY_TILE) each(Tile<QUERY_TILE>{}, q);
+    if constexpr (QUERY_TILE > 3)
+        for (; count - q >= 3; q += 3) each(Tile<3>{}, q);
+    if constexpr (QUERY_TILE > 2)
+        for (; count - q >= 2; q += 2) each(Tile<2>{}, q);
+    for (; q < count; ++q) each(Tile<1>{}, q);
+}
+
+// Up to QUERY_BATCH queries against a chunk; `last_key[q]` is the last key query q may see. All scores first, then
+// all weights, then all sums: each stretch has enough queries that none waits for another.
+template <class Math>
+static void attend_batch(const typename Math::Element* queries, int count, int64_t stride, const Chunk<Math>& chunk,
+                         const int* last_key, float* records, int64_t record_floats, Ahead& ahead, int ask) {
+    alignas(64) float scores[QUERY_BATCH * CHUNK];
+    int tile_last[QUERY_BATCH];  // keys that no query of a tile may see would only add zeros to it
+    for_tiles(count, [&](auto tile, int q) {
+        constexpr int R = decltype(tile)::rows;
+        int last = 0;
+        for (int r = 0; r < R; ++r) last = last_key[q + r] > last ? last_key[q + r] : last;
+        for (int r = 0; r < R; ++r) tile_last[q + r] = last;
+        const typename Math::Element* of_tile = queries + q * stride;
+        float* to = scores + q * CHUNK;
+        switch (last / LANES) {
+            case 0: score<Math, R, 1>(of_tile, stride, chunk, to); break;
+            case 1: score<Math, R, 2>(of_tile, stride, chunk, to); break;
+            case 2: score<Math, R, 3>(of_tile, stride, chunk, to); break;
+            default: score<Math, R, CHUNK_VECTORS>(of_tile, stride, chunk, to);
+        }
+        ahead.ask(ask);
+    });
+
+    const F32 nothing = set1(NOTHING);
+    alignas(64) float peak[QUERY_BATCH], keep[QUERY_BATCH + LANES] = {};
+    for (int q = 0; q < count; ++q) {
+        F32 most = nothing;
+        for (int v = 0; v <= tile_last[q] / LANES; ++v) {
+            float* at = scores + q * CHUNK + v * LANES;
+            if (last_key[q] < v * LANES + LANES - 1)
+                store(at, replace_from(load(at), last_key[q] + 1 - v * LANES, nothing));
+            most = max(load(at), most);
+        }
+        const float old = peak_of(records + q * record_floats, stride), found = maximum(most);
+        peak[q] = found > old ? found : old;
+        keep[q] = old - peak[q];
+    }
+    for (int q = 0; q < count; q += LANES) store(keep + q, exp2_rough(load(keep + q)));
+    alignas(64) typename Math::Element weights[QUERY_BATCH * CHUNK];
+    for (int q = 0; q < count; ++q) {
+        const F32 peak_all = set1(peak[q]);
+        F32 total = zero();
+        for (int v = 0; v <= tile_last[q] / LANES; ++v) {
+            F32 weight = Math::exponential(load(scores + q * CHUNK + v * LANES) - peak_all);
+            total = total + weight;
+            Math::put(weights + q * CHUNK + v * LANES, weight);
+        }
+        float* record = records + q * record_floats;
+        peak_of(record, stride) = peak[q];
+        total_of(record, stride) = total_of(record, stride) * keep[q] + sum(total);
+    }
+
+    for_tiles(count, [&](auto tile, int q) {
+        constexpr int R = decltype(tile)::rows;
+        const int64_t steps = tile_last[q] / Math::PER_STEP + 1;
+        float* to = records + q * record_floats;
+        int64_t d = 0;
+        for (; d + 4 * LANES <= stride; d += 4 * LANES)
+            weigh<Math, R, 4>(weights + q * CHUNK, chunk, steps, stride, d, keep + q, to, record_floats);
+        for (; d < stride; d += 2 * LANES)
+            weigh<Math, R, 2>(weights + q * CHUNK, chunk, steps, stride, d, keep + q, to, record_floats);
+        ahead.ask(ask);
+    });
+}
 
 template <class Math>
 static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan,
@@ -324,29 +347,26 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
             ahead.slots = plan.slots + plan.slot_offsets[next];
             ahead.left = plan.slot_offsets[next + 1] - plan.slot_offsets[next];
         }
-        ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys, ahead);
-        ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values, ahead);
-        ahead.ask(CHUNK);
+        // With many queries the memory has time while they are multiplied, with few only while the chunk is laid out
+        const int64_t num_tiles = ((end - begin) * group + QUERY_TILE - 1) / QUERY_TILE;
+        const bool many = num_tiles >= 4;
+        Ahead idle{};
+        ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys, many ? idle : ahead);
+        ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values, many ? idle : ahead);
+        const int ask = many ? int(CHUNK / (2 * num_tiles) + 1) : CHUNK;
         Chunk<Math> chunk{keys, values};
 
         const int64_t q_end = (end - unit.row_begin) * group;
-        auto attend_some = [&](auto tile, int64_t q) {
-            constexpr int R = decltype(tile)::rows;
-            int last_key[R];
-            for (int r = 0; r < R; ++r) {
-                const int64_t last = plan.positions[unit.row_begin + (q + r) / group] - first;
-                last_key[r] = last < count - 1 ? int(last) : count - 1;
+        for (int64_t q = (begin - unit.row_begin) * group; q < q_end; q += QUERY_BATCH) {
+            const int batch = q_end - q < QUERY_BATCH ? int(q_end - q) : QUERY_BATCH;
+            int last_key[QUERY_BATCH];
+            for (int i = 0; i < batch; ++i) {
+                const int64_t last = plan.positions[unit.row_begin + (q + i) / group] - first;
+                last_key[i] = last < count - 1 ? int(last) : count - 1;
             }
-            attend_tile<Math, R>(queries + q * stride, stride, chunk, last_key, current + q * record_floats,
-                                 record_floats);
-        };
-        int64_t q = (begin - unit.row_begin) * group;
-        for (; q_end - q >= QUERY_TILE; q += QUERY_TILE) attend_some(Tile<QUERY_TILE>{}, q);
-        if constexpr (QUERY_TILE > 3)
-            for (; q_end - q >= 3; q += 3) attend_some(Tile<3>{}, q);
-        if constexpr (QUERY_TILE > 2)
-            for (; q_end - q >= 2; q += 2) attend_some(Tile<2>{}, q);
-        for (; q < q_end; ++q) attend_some(Tile<1>{}, q);
+            attend_batch<Math>(queries + q * stride, batch, stride, chunk, last_key, current + q * record_floats,
+                               record_floats, ahead, ask);
+        }
     }
     if (span >= 0) end_span();
     if (unit.partials) return;

@@ -32,73 +32,97 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
                           const AttentionShape& shape, int64_t stride, int num_threads) {
     const int64_t num_blocks = (num_rows + ATTENTION_ROWS - 1) / ATTENTION_ROWS;
     // The segments of each block of rows, in order of position: counted, then filled in
-    first_of_block_.assign(size_t(num_blocks) + 1, 0);
+    std::vector<int64_t> filled(size_t(num_blocks) + 1, 0);
     auto each_block = [&](int64_t segment, auto&& act) {
         for (int64_t b = segments.row_begin[segment] / ATTENTION_ROWS;
              b <= (segments.row_end[segment] - 1) / ATTENTION_ROWS; ++b)
             act(b);
     };
-    for (int64_t s = 0; s < num_segments; ++s) each_block(s, [&](int64_t b) { ++first_of_block_[size_t(b) + 1]; });
-    for (int64_t b = 0; b < num_blocks; ++b) first_of_block_[size_t(b) + 1] += first_of_block_[size_t(b)];
-    indices_.resize(size_t(first_of_block_[size_t(num_blocks)]));
-    std::vector<int32_t> filled(first_of_block_.begin(), first_of_block_.end() - 1);
-    for (int64_t s = 0; s < num_segments; ++s)
-        each_block(s, [&](int64_t b) { indices_[size_t(filled[size_t(b)]++)] = int32_t(s); });
-
-    std::vector<int64_t> costs(static_cast<size_t>(num_blocks));
+    for (int64_t s = 0; s < num_segments; ++s) each_block(s, [&](int64_t b) { ++filled[size_t(b) + 1]; });
+    for (int64_t b = 0; b < num_blocks; ++b) filled[size_t(b) + 1] += filled[size_t(b)];
+    indices_.resize(size_t(filled.back()));
+    parts_.clear();
     int64_t total = 0;
     for (int64_t b = 0; b < num_blocks; ++b) {
-        const int64_t begin = b * ATTENTION_ROWS, end = std::min(begin + ATTENTION_ROWS, num_rows);
-        for (int32_t i = first_of_block_[size_t(b)]; i < first_of_block_[size_t(b) + 1]; ++i)
-            costs[size_t(b)] += cost_of(segments, indices_[size_t(i)], begin, end, shape.group);
-        total += costs[size_t(b)] * shape.num_kv_heads;
+        const int64_t begin = b * ATTENTION_ROWS;
+        parts_.push_back({begin, std::min(begin + ATTENTION_ROWS, num_rows), filled[size_t(b)],
+                          filled[size_t(b) + 1] - filled[size_t(b)], 0, 0});
+    }
+    for (int64_t s = 0; s < num_segments; ++s)
+        each_block(s, [&](int64_t b) { indices_[size_t(filled[size_t(b)]++)] = int32_t(s); });
+    for (Part& part : parts_) {
+        measure(segments, part, shape.group);
+        total += part.cost * shape.num_kv_heads;
     }
     const int64_t share = std::max<int64_t>(total / (num_threads * UNITS_PER_THREAD), 64);
+    if (num_threads > 1)
+        for (size_t i = 0; i < parts_.size(); ++i)  // grows as it goes
+            while (parts_[i].cost > share && parts_[i].num_spans < 2 && halve(segments, i, shape.group)) {
+            }
+    // The parts of most work first, so that no thread is left with a large one at the end
+    std::stable_sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.cost > b.cost; });
 
+    // First which parts to split by position, for their partial results want one buffer
+    auto floats_of = [&](const Part& part) {
+        return shape.num_kv_heads * part.num_spans * (part.end - part.begin) * shape.group * partial_floats(stride);
+    };
+    int64_t num_floats = 0;
+    for (Part& part : parts_) {
+        if (num_threads > 1 && part.num_spans > 1 && part.cost > share &&
+            (num_floats + floats_of(part)) * int64_t(sizeof(float)) <= MOST_PARTIAL_BYTES)
+            num_floats += floats_of(part);
+        else
+            part.num_spans = 0;
+    }
+    float* partials = num_floats ? partials_.reserve<float>(num_floats) : nullptr;
     units_.clear();
     splits_.clear();
     num_split_rows_ = 0;
-    // First which blocks to split, for their partial results want one buffer
-    struct Part {
-        int64_t begin, end, num_spans, floats;
-        const int32_t* indices;
-        int64_t count, cost;
-    };
-    std::vector<Part> parts;
-    int64_t num_floats = 0;
-    for (int64_t b = 0; b < num_blocks; ++b) {
-        Part part{};
-        part.begin = b * ATTENTION_ROWS;
-        part.end = std::min(part.begin + ATTENTION_ROWS, num_rows);
-        part.indices = indices_.data() + first_of_block_[size_t(b)];
-        part.count = first_of_block_[size_t(b) + 1] - first_of_block_[size_t(b)];
-        part.cost = costs[size_t(b)];
-        const int64_t spans = count_spans(segments, part.indices, part.count);
-        const int64_t floats =
-            shape.num_kv_heads * spans * (part.end - part.begin) * shape.group * partial_floats(stride);
-        if (num_threads > 1 && spans > 1 && costs[size_t(b)] > share &&
-            (num_floats + floats) * int64_t(sizeof(float)) <= MOST_PARTIAL_BYTES) {
-            part.num_spans = spans;
-            part.floats = floats;
-            num_floats += floats;
-        }
-        parts.push_back(part);
-    }
-    // The blocks of most work first, so that no thread is left with a large one at the end
-    std::stable_sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) { return a.cost > b.cost; });
-    float* partials = num_floats ? partials_.reserve<float>(num_floats) : nullptr;
-    for (const Part& part : parts) {
+    for (const Part& part : parts_) {
+        const int32_t* indices = indices_.data() + part.first;
         if (part.num_spans) {
-            split(segments, part.begin, part.end, part.indices, part.count, share, shape, stride, partials,
+            split(segments, part.begin, part.end, indices, part.count, share, shape, stride, partials,
                   part.num_spans);
             splits_.push_back({part.begin, part.end, part.num_spans, partials});
             num_split_rows_ += part.end - part.begin;
-            partials += part.floats;
+            partials += floats_of(part);
         } else {
             for (int64_t head = 0; head < shape.num_kv_heads; ++head)
-                units_.push_back({part.begin, part.end, part.indices, part.count, head, nullptr});
+                units_.push_back({part.begin, part.end, indices, part.count, head, nullptr});
         }
     }
+}
+
+void AttentionPlan::measure(const SegmentView& segments, Part& part, int64_t group) const {
+    const int32_t* indices = indices_.data() + part.first;
+    part.num_spans = count_spans(segments, indices, part.count);
+    part.cost = 0;
+    for (int64_t i = 0; i < part.count; ++i)
+        part.cost += cost_of(segments, indices[i], part.begin, part.end, group);
+}
+
+bool AttentionPlan::halve(const SegmentView& segments, size_t index, int64_t group) {
+    const Part whole = parts_[index];
+    if (whole.end - whole.begin < 2) return false;
+    const int64_t middle = (whole.begin + whole.end) / 2;
+    auto half = [&](int64_t begin, int64_t end) {
+        Part part{begin, end, int64_t(indices_.size()), 0, 0, 0};
+        for (int64_t i = whole.first; i < whole.first + whole.count; ++i) {
+            const int32_t segment = indices_[size_t(i)];
+            if (segments.row_begin[segment] < end && segments.row_end[segment] > begin) indices_.push_back(segment);
+        }
+        part.count = int64_t(indices_.size()) - part.first;
+        measure(segments, part, group);
+        return part;
+    };
+    const Part low = half(whole.begin, middle), high = half(middle, whole.end);
+    if (low.cost + high.cost > whole.cost + whole.cost / 8) {  // what they share would be laid out twice
+        indices_.resize(size_t(low.first));
+        return false;
+    }
+    parts_[index] = low;
+    parts_.push_back(high);
+    return true;
 }
 
 void AttentionPlan::split(const SegmentView& segments, int64_t begin, int64_t end, const int32_t* indices,

@@ -18,8 +18,8 @@ struct SplitBlock {
 
 class AttentionPlan {
 public:
-    // Cuts by ATTENTION_ROWS rows and by KV head; blocks of rows that hold too large a share of the work are
-    // cut by spans of positions as well.
+    // Cuts by ATTENTION_ROWS rows and by KV head. Parts that hold too large a share of the work are cut further: by
+    // spans of positions if there are several, else by rows if these have little context in common.
     void build(const SegmentView& segments, int64_t num_segments, int64_t num_rows, const AttentionShape& shape,
                int64_t stride, int num_threads);
 
@@ -28,10 +28,18 @@ public:
     int64_t num_split_rows() const { return num_split_rows_; }
 
 private:
+    struct Part {
+        int64_t begin, end;    // rows
+        int64_t first, count;  // of indices_: its segments
+        int64_t num_spans, cost;
+    };
+    void measure(const SegmentView& segments, Part& part, int64_t group) const;
+    bool halve(const SegmentView& segments, size_t index, int64_t group);
     void split(const SegmentView& segments, int64_t begin, int64_t end, const int32_t* indices, int64_t count,
                int64_t share, const AttentionShape& shape, int64_t stride, float* partials, int64_t num_spans);
 
-    std::vector<int32_t> first_of_block_, indices_;
+    std::vector<Part> parts_;
+    std::vector<int32_t> indices_;
     std::vector<AttentionUnit> units_;
     std::vector<SplitBlock> splits_;
     int64_t num_split_rows_ = 0;
