@@ -7,9 +7,9 @@ inside the decoder end with a wait for all threads, which costs a little.
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -94,7 +94,9 @@ def show(case: Case, parts: dict[str, list[float]], console: Console) -> None:
 
 
 def main() -> None:
-    path = resolve_model(sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", nargs="?", help="GGUF file, Hugging Face folder or hub id (the bundled model)")
+    path = resolve_model(parser.parse_args().model)
     runner = build_runner(path, ModelOptions(device="cpu", kernels="native"))
     assert isinstance(runner, NativeModelRunner), type(runner)
     console = Console()

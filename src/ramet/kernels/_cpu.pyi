@@ -85,6 +85,12 @@ class Decoder:
     def allocate_kv(self, num_slots: int) -> None:
         """Make the pool, and check that all weights are there."""
 
+    def populate_kv(self, piece: int) -> bool:
+        """Have the system back a piece of the pool, 2 MB or less, with memory. May run beside steps.
+
+        The first slots of all layers come first. False if there is no such piece, or the system cannot.
+        """
+
     def forward(
         self,
         input_ids: Int32Array,

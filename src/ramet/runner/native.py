@@ -18,6 +18,7 @@ from ramet.errors import EngineDead
 from ramet.model_io import ModelInput, ModelOutput
 from ramet.models.config import ModelConfig
 from ramet.runner.native_sampler import NativeSampler
+from ramet.runner.pool_memory import PoolMemory
 
 if TYPE_CHECKING:
     from ramet.kernels import _cpu
@@ -27,7 +28,11 @@ class NativeModelRunner:
     """Computes steps on the CPU; satisfies `ModelRunner`."""
 
     def __init__(
-        self, config: ModelConfig, decoder: _cpu.Decoder, sampler: NativeSampler, num_slots: int
+        self,
+        config: ModelConfig,
+        decoder: _cpu.Decoder,
+        sampler: NativeSampler,
+        num_slots: int,
     ) -> None:
         """
         Args:
@@ -37,6 +42,7 @@ class NativeModelRunner:
             num_slots: slots of the pool.
         """
         decoder.allocate_kv(num_slots)
+        self._pool_memory = PoolMemory(decoder.populate_kv)
         self._config = config
         self._decoder: _cpu.Decoder | None = decoder
         self._sampler = sampler
@@ -59,6 +65,10 @@ class NativeModelRunner:
         decoder = self._decoder
         if decoder is None:
             raise EngineDead("the model runner has been closed")
+        with self._pool_memory.in_use():
+            return self._execute(decoder, model_input)
+
+    def _execute(self, decoder: _cpu.Decoder, model_input: ModelInput) -> ModelOutput:
         # Plain Python: the caches are full of weights now, and NumPy functions have to be fetched anew
         wanted_rows = {*model_input.sampling.rows.tolist(), *model_input.score_rows.tolist()}
         wanted = np.array(sorted(wanted_rows), dtype=np.int32)
@@ -108,4 +118,5 @@ class NativeModelRunner:
         return taken
 
     def close(self) -> None:
+        self._pool_memory.close()
         self._decoder = None

@@ -61,7 +61,8 @@ def build_native_runner(
         num_slots,
         num_slots * slot_bytes(padded, element_bytes) >> 20,
     )
-    return NativeModelRunner(config, decoder, NativeSampler(kernels, team, isa, config.vocab_size), num_slots)
+    sampler = NativeSampler(kernels, team, isa, config.vocab_size)
+    return NativeModelRunner(config, decoder, sampler, num_slots)
 
 
 def choose_num_threads(num_threads: int | None) -> int:

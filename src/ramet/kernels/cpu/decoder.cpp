@@ -105,6 +105,16 @@ void Decoder::allocate_kv(int64_t num_slots) {
     num_slots_ = num_slots;
 }
 
+bool Decoder::populate_kv(int64_t piece) const {
+    constexpr size_t most = size_t(2) << 20;  // a huge page: less would come with it anyway
+    const int64_t regions = shape_.num_layers * shape_.num_kv_heads;
+    const size_t bytes = size_t(num_slots_ * 2 * stride_) * (shape_.f32 ? 4 : 2);
+    const size_t offset = size_t(piece / regions) * most;
+    if (offset >= bytes) return false;
+    const int64_t layer = piece % regions / shape_.num_kv_heads, head = piece % shape_.num_kv_heads;
+    return kv_[size_t(layer)].populate(size_t(head) * bytes + offset, std::min(most, bytes - offset));
+}
+
 void Decoder::check() {
     if (checked_) return;
     auto expect = [](const std::shared_ptr<PackedMatrix>& matrix, int64_t n, int64_t k, const char* name) {

@@ -10,6 +10,7 @@
 #elif defined(__unix__) || defined(__APPLE__)
 #define RAMET_MAPS_MEMORY 1
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace ramet {
@@ -59,6 +60,17 @@ Buffer::Buffer(size_t bytes) {
 
 Buffer::~Buffer() {
     if (data_) give_back(data_, size_);
+}
+
+bool Buffer::populate([[maybe_unused]] size_t begin, [[maybe_unused]] size_t bytes) const {
+#if defined(RAMET_MAPS_MEMORY) && defined(MADV_POPULATE_WRITE)
+    const size_t page = size_t(sysconf(_SC_PAGESIZE));
+    const size_t end = begin + bytes < size_ ? begin + bytes : size_;
+    begin = begin / page * page;
+    return begin < end && madvise(as<char>() + begin, end - begin, MADV_POPULATE_WRITE) == 0;
+#else
+    return false;
+#endif
 }
 
 Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }

@@ -21,6 +21,8 @@ public:
         return static_cast<T*>(data_);
     }
     size_t size() const { return size_; }
+    // Has the system back these bytes with memory now instead of when they are first touched; false if it cannot.
+    bool populate(size_t begin, size_t bytes) const;
     // Room for so many; what was inside is lost when it grows.
     template <class T>
     T* reserve(int64_t count) {

@@ -139,6 +139,13 @@ NB_MODULE(_cpu, module) {
                  d.check_weights();
              },
              nb::arg("num_slots"))
+        .def("populate_kv",
+             [](const Decoder& d, int64_t piece) {
+                 require(piece >= 0, "pieces are counted from 0");
+                 nb::gil_scoped_release released;
+                 return d.populate_kv(piece);
+             },
+             nb::arg("piece"))
         .def("forward", &forward, nb::arg("input_ids").noconvert(), nb::arg("positions").noconvert(),
              nb::arg("slot_ids").noconvert(), nb::arg("row_begin").noconvert(), nb::arg("row_end").noconvert(),
              nb::arg("first_position").noconvert(), nb::arg("slot_offsets").noconvert(), nb::arg("slots").noconvert(),

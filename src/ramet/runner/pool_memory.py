@@ -1,0 +1,56 @@
+"""Has a KV pool backed by memory before it is needed.
+
+A pool is reserved at once and filled slowly, and a page of it costs time when it is first touched: in the middle
+of a step, unless it was touched before, while nothing else was to be done. Must not know: models, steps.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+MOST_PIECES = 512
+"""Of 2 MB. The rest of a larger pool comes page by page: an engine should not take more memory than it uses."""
+
+IDLE_SECONDS = 0.05
+
+Populate = Callable[[int], bool]
+"""Backs the piece of this index with memory; false if there is none or the system cannot."""
+
+
+class PoolMemory:
+    """Populates a pool piece by piece on a thread of its own, whenever there has been no step for a while."""
+
+    def __init__(self, populate: Populate) -> None:
+        self._populate = populate
+        self._in_use = 0
+        self._last_use = time.monotonic()
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, name="ramet-pool-memory", daemon=True).start()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Around a step: nothing new is populated meanwhile."""
+        self._in_use += 1
+        try:
+            yield
+        finally:
+            self._in_use -= 1
+            self._last_use = time.monotonic()
+
+    def close(self) -> None:
+        """Populate nothing more."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        for piece in range(MOST_PIECES):
+            while not self._is_idle():
+                if self._closed.wait(IDLE_SECONDS):
+                    return
+            if self._closed.is_set() or not self._populate(piece):
+                return
+
+    def _is_idle(self) -> bool:
+        return self._in_use == 0 and time.monotonic() - self._last_use > IDLE_SECONDS
