@@ -95,7 +95,7 @@ def show(case: Case, parts: dict[str, list[float]], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model", nargs="?", help="GGUF file, Hugging Face folder or hub id (the bundled model)")
+    parser.add_argument("model", nargs="?", help="GGUF file, folder or hub id (the bundled model)")
     path = resolve_model(parser.parse_args().model)
     runner = build_runner(path, ModelOptions(device="cpu", kernels="native"))
     assert isinstance(runner, NativeModelRunner), type(runner)

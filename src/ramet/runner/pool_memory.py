@@ -1,7 +1,7 @@
 """Has a KV pool backed by memory before it is needed.
 
-A pool is reserved at once and filled slowly, and a page of it costs time when it is first touched: in the middle
-of a step, unless it was touched before, while nothing else was to be done. Must not know: models, steps.
+A pool is reserved at once and filled slowly, and a page of it costs time when it is first touched: in the
+middle of a step, unless it was touched before, while nothing else was to be done. Must not know: models.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MOST_PIECES = 512
-"""Of 2 MB. The rest of a larger pool comes page by page: an engine should not take more memory than it uses."""
+"""Of 2 MB. The rest of a larger pool comes page by page: an engine should not take more than it uses."""
 
 IDLE_SECONDS = 0.05
 
