@@ -54,7 +54,7 @@ sanitize: install
 	$(PIP) install --verbose --no-build-isolation --no-deps --upgrade --target $(SANITIZED)/site \
 	    -C build-dir=$(SANITIZED)/cmake -C cmake.build-type=Debug -C cmake.define.RAMET_SANITIZE=ON .
 	$(SANITIZED_PYTHON) -c 'import sys; from ramet import kernels; sys.exit(kernels.why_unavailable())'
-	$(SANITIZED_PYTHON) -m pytest tests/kernels
+	$(SANITIZED_PYTHON) -m pytest tests/kernels tests/grammar/test_token_index.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist build

@@ -105,7 +105,7 @@ def window_input(window: Sequence[int]) -> ModelInput:
     """All tokens of a window as rows of one step; all but the last sample greedily and score the next."""
     count = len(window)
     rows = np.arange(count, dtype=np.int32)
-    starts = rows[::CHUNK_TOKENS]
+    starts = np.arange(0, count, CHUNK_TOKENS, dtype=np.int32)
     scored = rows[:-1]
     ones = np.ones(len(scored), dtype=np.float32)
     return ModelInput(

@@ -61,7 +61,7 @@ def profile(runner: NativeModelRunner, case: Case) -> dict[str, list[float]]:
         if batch is None:
             return parts
         scheduled = time.perf_counter()
-        model_input = build_model_input(batch)
+        model_input = build_model_input(batch, runner.vocab_size)
         laid_out = time.perf_counter()
         output = runner.execute(model_input)
         executed = time.perf_counter()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ramet._version import __version__
 from ramet.backend import Backend
+from ramet.constraints import Cfg, Choice, Constraint, JsonSchema, Regex
 from ramet.errors import (
     BackendError,
     CorruptWeights,
@@ -37,6 +38,8 @@ from ramet.lang import (
     assistant_end,
     function,
     gen,
+    gen_int,
+    gen_string,
     greedy_token_selection,
     select,
     set_default_backend,
@@ -67,8 +70,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "BackendError",
+    "Cfg",
+    "Choice",
     "Chunk",
     "Completion",
+    "Constraint",
     "CorruptWeights",
     "Engine",
     "EngineDead",
@@ -77,6 +83,7 @@ __all__ = [
     "Forks",
     "InvalidConstraint",
     "InvalidRequest",
+    "JsonSchema",
     "ModelError",
     "ModelNotFound",
     "Overloaded",
@@ -86,6 +93,7 @@ __all__ = [
     "Prompt",
     "PromptTooLong",
     "RametError",
+    "Regex",
     "RequestAborted",
     "SamplingParams",
     "Score",
@@ -101,6 +109,8 @@ __all__ = [
     "assistant_end",
     "function",
     "gen",
+    "gen_int",
+    "gen_string",
     "greedy_token_selection",
     "select",
     "set_default_backend",

@@ -48,4 +48,5 @@ class EngineConfig:
     model: ModelOptions = field(default_factory=ModelOptions)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    enable_jump_forward: bool = True  # tokens that a constraint leaves no choice about are not sampled
     seed: int = 0

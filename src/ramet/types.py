@@ -1,7 +1,4 @@
-"""The values that cross the text seam: prompts, sampling parameters, completions.
-
-All of them are frozen. This module imports nothing heavy: it must load in milliseconds.
-"""
+"""The values that cross the text seam: prompts, sampling parameters, completions. All of them are frozen."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, TypeAlias, TypedDict, cast, get_args
 
+from ramet.constraints import Constraint, check_constraint
 from ramet.errors import InvalidRequest
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
@@ -41,6 +39,7 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | None
     logprobs: int | None
     n: int
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +64,7 @@ class SamplingParams:
         logprobs: ``None`` for none, 0 for the sampled token's, k for the k likeliest besides. They are
             of the model's own distribution, before temperature and penalties.
         n: number of completions of the prompt.
+        constraint: what the text must be. It ends where no token can follow, or with EOS where it may end.
 
     Raises:
         InvalidRequest: a value has the wrong type or lies outside its range.
@@ -86,6 +86,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     n: int = 1
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         for name in ("stop", "stop_token_ids", "stop_regex"):
@@ -122,6 +123,7 @@ class SamplingParams:
             _check_int("seed", self.seed, 0, MAX_SEED)
         if self.logprobs is not None:
             _check_int("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
+        check_constraint(self.constraint)
 
     def replace(self, **given: Any) -> Self:
         """A copy with the given fields changed; ``defaults < program < call`` is three of these.

@@ -9,6 +9,7 @@ from ramet.engine.core import EngineCore
 from ramet.engine.loading import loading_progress
 from ramet.engine.local import LocalBackend
 from ramet.errors import InvalidRequest
+from ramet.grammar.compiler import GrammarCompiler
 from ramet.runner.build import build_runner
 from ramet.scheduler.scheduler import check_config
 from ramet.store.resolve import resolve_model
@@ -41,11 +42,14 @@ def build_backend(config: EngineConfig) -> LocalBackend:
             tokenizer.vocab_size,
             runner.vocab_size,
         )
+    grammars = GrammarCompiler(tokenizer, runner.vocab_size)
     core = EngineCore(
         runner,
         config.scheduler,
         vocab=tokenizer.vocab,
         eos_token_ids=tokenizer.eos_token_ids,
         enable_prefix_cache=config.cache.enable_prefix_cache,
+        grammars=grammars,
+        enable_jump_forward=config.enable_jump_forward,
     )
-    return LocalBackend(tokenizer, core, seed=config.seed)
+    return LocalBackend(tokenizer, core, grammars, seed=config.seed)

@@ -9,7 +9,16 @@ from dataclasses import replace
 from ramet.config import SchedulerConfig
 from ramet.engine.inputs import build_model_input
 from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Message, Output, Reply, Shutdown
-from ramet.errors import EngineError, InvalidRequest, PromptTooLong, RametError, RequestAborted
+from ramet.errors import (
+    EngineError,
+    InvalidRequest,
+    PromptTooLong,
+    RametError,
+    RequestAborted,
+    UnsupportedFeature,
+)
+from ramet.grammar.compiler import GrammarCompiler
+from ramet.grammar.matcher import GrammarMatcher
 from ramet.model_io import ModelRunner
 from ramet.radix import PrefixCache
 from ramet.scheduler.request import Request, RequestOutput
@@ -17,6 +26,7 @@ from ramet.scheduler.scheduler import Scheduler
 from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import StopChecker
 from ramet.tokenizer.vocab import Vocab
+from ramet.types import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +42,14 @@ class EngineCore:
         vocab: Vocab | None = None,
         eos_token_ids: Collection[int] = (),
         enable_prefix_cache: bool = True,
+        grammars: GrammarCompiler | None = None,
+        enable_jump_forward: bool = True,
     ) -> None:
         self._runner = runner
         self._vocab = vocab
         self._eos_token_ids = eos_token_ids
+        self._grammars = grammars
+        self._enable_jump_forward = enable_jump_forward
         self.cache = PrefixCache(runner.num_slots, reuse=enable_prefix_cache)
         self._enable_prefix_cache = enable_prefix_cache
         self.scheduler = Scheduler(self.cache, config)
@@ -47,7 +61,7 @@ class EngineCore:
         if batch is None:
             return []
         try:
-            output = self._runner.execute(build_model_input(batch))
+            output = self._runner.execute(build_model_input(batch, self._runner.vocab_size))
         except Exception as error:  # whatever a kernel raises must not take the engine along
             logger.exception("a step of %d rows failed", batch.num_rows)
             reason = f"the step that computed this request failed: {type(error).__name__}: {error}"
@@ -104,7 +118,7 @@ class EngineCore:
                     finish_reason="length",
                 )
             ]
-        self.scheduler.add(
+        return self.scheduler.add(
             Request(
                 message.request_id,
                 list(message.token_ids),
@@ -115,9 +129,18 @@ class EngineCore:
                 namespace=message.namespace if self._enable_prefix_cache else _group(message.request_id),
                 client_id=message.client_id,
                 score_from=message.score_from,
+                matcher=self._matcher(params),
             )
         )
-        return []
+
+    def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
+        if params.constraint is None or params.max_tokens == 0:
+            return None
+        if self._grammars is None:
+            raise UnsupportedFeature("constraints need a tokenizer, and this engine has none")
+        # Every token gets a logprob where they are wanted, and only sampled ones have one
+        jump_forward = self._enable_jump_forward and params.logprobs is None
+        return self._grammars.get(params.constraint).matcher(jump_forward=jump_forward)
 
     def _room_after(self, token_ids: list[int], score_from: int | None) -> int:
         """How many tokens may follow a prompt.

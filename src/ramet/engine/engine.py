@@ -40,6 +40,7 @@ class Engine(Facade):
         max_batch_tokens: rows per step; longer prompts are computed in chunks.
         max_running_requests: requests in a step; others wait.
         policy: who is admitted first: ``lpm`` (longest prefix match) or ``fcfs``.
+        enable_jump_forward: append what a constraint leaves no choice about without asking the model.
         enable_prefix_cache: keep KV after a request ends, and share it between requests.
         seed: of the sequence that requests without a seed of their own draw theirs from.
 
@@ -62,6 +63,7 @@ class Engine(Facade):
         max_running_requests: int = _SCHEDULER_DEFAULTS.max_running_requests,
         policy: PolicyName = "lpm",
         enable_prefix_cache: bool = True,
+        enable_jump_forward: bool = True,
         seed: int = 0,
     ) -> None:
         config = EngineConfig(
@@ -79,6 +81,7 @@ class Engine(Facade):
                 max_batch_tokens=max_batch_tokens,
                 max_running_requests=max_running_requests,
             ),
+            enable_jump_forward=enable_jump_forward,
             seed=seed,
         )
         self._local = build_backend(config)

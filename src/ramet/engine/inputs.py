@@ -16,14 +16,15 @@ from ramet.model_io import (
     Penalties,
     Sampling,
     Segments,
+    UInt32Array,
 )
 from ramet.radix import span_of
 from ramet.scheduler.batch import Batch, LogitsPoint, Visit
 from ramet.scheduler.request import Request
 
 
-def build_model_input(batch: Batch) -> ModelInput:
-    """The arrays of one step."""
+def build_model_input(batch: Batch, vocab_size: int) -> ModelInput:
+    """The arrays of one step of a model with so many logits."""
     computed = [visit.rows for visit in batch.visits if visit.rows is not None]
     return ModelInput(
         input_ids=np.concatenate([rows.take(rows.node.key) for rows in computed]),
@@ -32,7 +33,7 @@ def build_model_input(batch: Batch) -> ModelInput:
         ),
         slot_ids=np.concatenate([rows.take(span_of(rows.node).slots) for rows in computed]),
         segments=_segments(batch.visits),
-        sampling=_sampling(batch.samples),
+        sampling=_sampling(batch.samples, vocab_size),
         score_rows=np.array([point.row for point in batch.scores], dtype=np.int32),
         score_token_ids=np.array(
             [point.request.token_ids[point.position + 1] for point in batch.scores], dtype=np.int32
@@ -78,7 +79,7 @@ def _segments(visits: list[Visit]) -> Segments:
     )
 
 
-def _sampling(points: list[LogitsPoint]) -> Sampling:
+def _sampling(points: list[LogitsPoint], vocab_size: int) -> Sampling:
     requests = [point.request for point in points]
     params = [request.params for request in requests]
     return Sampling(
@@ -92,7 +93,17 @@ def _sampling(points: list[LogitsPoint]) -> Sampling:
         num_top_logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], dtype=np.int32),
         penalties=_penalties(requests),
         bias=_bias(requests),
+        bitmask=_bitmask(requests, vocab_size),
     )
+
+
+def _bitmask(requests: list[Request], vocab_size: int) -> UInt32Array | None:
+    if all(request.matcher is None for request in requests):
+        return None
+    bitmask = np.empty((len(requests), -(-vocab_size // 32)), dtype=np.uint32)
+    for request, row in zip(requests, bitmask, strict=True):
+        request.fill_bitmask(row)
+    return bitmask
 
 
 def _penalties(requests: list[Request]) -> Penalties | None:

@@ -24,6 +24,8 @@ from ramet.engine.core import EngineCore
 from ramet.engine.core_thread import CoreThread
 from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Output, Reply, Shutdown
 from ramet.errors import EngineDead, InvalidRequest
+from ramet.grammar.compiler import GrammarCompiler
+from ramet.grammar.matcher import Grammar
 from ramet.scheduler.request import RequestOutput
 from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import compile_stop_patterns
@@ -38,8 +40,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Receiver:
-    """Who waits for the outputs of a request. Waking an event loop in every step costs steps a core, so those
-    that do not stream get all at the end."""
+    """Who waits for the outputs of a request.
+
+    Waking an event loop in every step costs steps a core, so those that do not stream get all at the end.
+    """
 
     loop: asyncio.AbstractEventLoop
     on_outputs: Callable[[list[RequestOutput]], None]
@@ -50,8 +54,16 @@ class _Receiver:
 class LocalBackend:
     """Satisfies `ramet.backend.Backend`. Safe to use from many threads and event loops."""
 
-    def __init__(self, tokenizer: Tokenizer, core: EngineCore, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        core: EngineCore,
+        grammars: GrammarCompiler | None = None,
+        *,
+        seed: int = 0,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._grammars = grammars
         self._call_ids = itertools.count()
         self._random = random.Random(seed)
         self._pid = os.getpid()
@@ -66,11 +78,14 @@ class LocalBackend:
     # -------------------------------------------------------------------------------- the backend
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> list[Completion]:
+        grammar = await self._grammar(params)
         collectors = self._collectors(self._encode(prompt), params)
         await self._collect(collectors)
+        del grammar  # the core found it by its constraint; held until here, it could not be dropped meanwhile
         return [collector.completion() for collector in collectors.values()]
 
     async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncIterator[Chunk]:
+        grammar = await self._grammar(params)
         collectors = self._collectors(self._encode(prompt), params)
         arrived: asyncio.Queue[RequestOutput] = asyncio.Queue()
         unfinished = len(collectors)
@@ -86,6 +101,7 @@ class LocalBackend:
                     raise output.error
                 unfinished -= output.finish_reason is not None
                 yield collectors[output.request_id].chunk(output)
+        del grammar
 
     async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         if not continuations or len(continuations) > MAX_BRANCHES:
@@ -138,6 +154,8 @@ class LocalBackend:
             if self._dead is None:
                 self._dead = EngineDead("the engine has been shut down")
                 self._thread.send(Shutdown())
+        if self._grammars is not None:
+            self._grammars.close()
         atexit.unregister(self.shutdown)
         self._thread.join()
 
@@ -150,6 +168,20 @@ class LocalBackend:
         for kind in set(map(type, token_ids)) - {int}:  # whoever builds a `Tokens` by hand
             raise InvalidRequest(f"prompt token ids must be integers, got {kind.__name__}")
         return token_ids
+
+    async def _grammar(self, params: SamplingParams) -> Grammar | None:
+        """The grammar of a constraint, compiled while the core goes on.
+
+        Raises:
+            InvalidConstraint: it cannot be compiled.
+        """
+        if params.constraint is None or self._grammars is None:
+            return None
+        future = asyncio.wrap_future(self._grammars.submit(params.constraint))
+        try:
+            return await asyncio.shield(future)  # others may wait for the same one
+        except InvalidRequest as error:  # theirs too
+            raise type(error)(str(error)) from error
 
     def _collectors(self, token_ids: list[int], params: SamplingParams) -> dict[str, Collector]:
         """One request per completion; together they are branches of one prompt in the radix tree."""
@@ -183,8 +215,8 @@ class LocalBackend:
         *,
         streams: bool,
     ) -> Iterator[None]:
-        """Submit requests; ``on_outputs`` is called on this loop with outputs of one of them, as they come if it
-        ``streams`` and else at its end. Leaving early aborts what still runs."""
+        """Submit requests; ``on_outputs`` is called on this loop with outputs of one of them, as they come if
+        it ``streams`` and else at its end. Leaving early aborts what still runs."""
         loop = asyncio.get_running_loop()
         with self._alive():
             for name in receivers:

@@ -132,6 +132,29 @@ class Sampler:
     ) -> None:
         """Fill ``output`` for all samples and scores of ``rows``, whose logits are given."""
 
+class TokenTrie:
+    """The tokens of a vocabulary as a trie of their bytes, one node per byte, nodes in depth-first order.
+
+    Not changed once made: threads may share it. The automaton of a call is a `ramet.grammar.automaton.Dfa`; a
+    transition to what is no state is found when it is met.
+    """
+
+    def __init__(
+        self, node_bytes: NDArray[np.uint8], node_depths: Int32Array, node_of_token: Int32Array
+    ) -> None:
+        """``node_bytes``, ``node_depths`` ``[num_nodes]``: first bytes have depth 0. ``node_of_token``
+        ``[vocab_size]``: where each token ends, -1 for one without text."""
+
+    def allowed(
+        self, byte_classes: NDArray[np.uint8], transitions: Int32Array, state: int, out: NDArray[np.uint32]
+    ) -> None:
+        """Write to ``out`` ``[ceil(vocab_size / 32)]`` which tokens keep it alive from ``state``."""
+
+    def crosses(
+        self, byte_classes: NDArray[np.uint8], transitions: Int32Array, state: int, tail: bytes
+    ) -> bool:
+        """Whether some token is ``tail`` and more bytes, and what is more keeps the automaton alive."""
+
 # Single kernels, for tests and benchmarks.
 
 def linear(isa: str, matrix: Matrix, x: Float32Array, out: Float32Array) -> None:

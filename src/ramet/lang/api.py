@@ -12,6 +12,7 @@ from typing import Any
 from ramet.errors import InvalidRequest
 from ramet.lang.ir import Expr, ExprList, Gen, RoleBegin, RoleEnd, Select, check_name, join
 from ramet.lang.select import ChoicesMethod, token_length_normalized
+from ramet.typed import TypedOutput, of_dtype, of_json_schema, of_regex
 from ramet.types import SAMPLING_FIELDS, Role, SamplingParams, unknown_parameter
 
 PUBLISHED_SPELLINGS = frozenset({"return_logprob", "top_logprobs_num"})
@@ -26,6 +27,9 @@ def gen(
     *,
     choices: Sequence[str] | None = None,
     choices_method: ChoicesMethod | None = None,
+    regex: str | None = None,
+    json_schema: object = None,
+    dtype: type | None = None,
     **sampling: Any,
 ) -> Expr:
     """Text for the model to write, kept in the variable ``name``.
@@ -36,13 +40,22 @@ def gen(
         choices: pick one of these instead (see `select`); sampling parameters then have no meaning and
             are refused, but for a temperature of 0.
         choices_method: the rule for ``choices``.
+        regex: a pattern that the whole text matches.
+        json_schema: the text is a JSON value of this schema: a dict, JSON text, a pydantic model, a
+            dataclass, a TypedDict or another type; ``s.value(name)`` is then of that type.
+        dtype: ``int``, ``float``, ``bool`` or ``str`` (in double quotes); ``s.value(name)`` is of that type.
         **sampling: any field of `SamplingParams`, or ``return_logprob`` and ``top_logprobs_num``.
             ``None`` takes the value of ``run``. With ``n > 1`` the variable is a list of texts, the
             first of which is appended.
 
     Raises:
-        InvalidRequest: an unknown parameter, or choices that are not distinct strings.
+        InvalidRequest: an unknown parameter, choices that are not distinct strings, or several constraints.
     """
+    typed = _typed_output(regex=regex, json_schema=json_schema, dtype=dtype)
+    if typed is not None:
+        if choices is not None or sampling.get("constraint") is not None:
+            raise InvalidRequest("give one of choices, regex, json_schema, dtype and constraint")
+        sampling["constraint"] = typed.constraint
     given = {"max_tokens": max_tokens, **sampling}
     if choices is not None:
         unwanted = [word for word, value in given.items() if value is not None and word != "temperature"]
@@ -53,7 +66,28 @@ def gen(
         raise InvalidRequest("choices_method needs choices")
     if name is not None:
         check_name(name)
-    return Gen(name, sampling_overrides(given))
+    return Gen(name, sampling_overrides(given), None if typed is None else typed.parse)
+
+
+def gen_int(name: str | None = None, max_tokens: int | None = None, **sampling: Any) -> Expr:
+    """An integer: ``gen(dtype=int)``."""
+    return gen(name, max_tokens, dtype=int, **sampling)
+
+
+def gen_string(name: str | None = None, max_tokens: int | None = None, **sampling: Any) -> Expr:
+    """A string in double quotes: ``gen(dtype=str)``."""
+    return gen(name, max_tokens, dtype=str, **sampling)
+
+
+def _typed_output(*, regex: object, json_schema: object, dtype: object) -> TypedOutput | None:
+    given = [value is not None for value in (regex, json_schema, dtype)]
+    if sum(given) > 1:
+        raise InvalidRequest("give one of regex, json_schema and dtype")
+    if json_schema is not None:
+        return of_json_schema(json_schema)
+    if dtype is not None:
+        return of_dtype(dtype)
+    return None if regex is None else of_regex(regex)
 
 
 def select(

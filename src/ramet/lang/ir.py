@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from ramet.errors import InvalidRequest
 from ramet.lang.select import ChoicesMethod
+from ramet.typed import Parse
 from ramet.types import Role
 
 
@@ -44,10 +45,12 @@ class Const(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Gen(Expr):
-    """Text for the model to write. ``sampling`` holds the fields of `SamplingParams` it sets."""
+    """Text for the model to write. ``sampling`` holds the fields of `SamplingParams` it sets; ``parse``
+    reads its value from the text, if it has a type."""
 
     name: str | None
     sampling: Mapping[str, Any]
+    parse: Parse | None = None
 
 
 @dataclass(frozen=True, slots=True)

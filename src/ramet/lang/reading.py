@@ -16,6 +16,7 @@ from ramet.lang.body import Body
 from ramet.lang.interpreter import Stream, cause_of, plain_text
 from ramet.lang.steps import Checkpoint, Snapshot
 from ramet.lang.variable import Delta, Outcome, Variable
+from ramet.typed import Parse
 from ramet.types import Prompt
 
 T = TypeVar("T")
@@ -55,6 +56,28 @@ class Reader:
             await on_loop(self._written(name))
         variable = self._known(name)
         return self._outcome(name, variable, await settled(variable.outcome))
+
+    def typed(self, name: str, outcome: Outcome) -> Any:
+        """The outcome of a variable as a value of its type.
+
+        Raises:
+            ProgramError: the text is no such value.
+        """
+        parse = self._known(name).parse
+        if parse is None:
+            return outcome.value
+        several = isinstance(outcome.value, list)
+        texts: list[str] = outcome.value if several else [outcome.value]
+        metas: list[dict[str, Any]] = outcome.meta if several else [outcome.meta]
+        values = [self._parsed(name, parse, *pair) for pair in zip(texts, metas, strict=True)]
+        return values if several else values[0]
+
+    def _parsed(self, name: str, parse: Parse, text: str, meta: dict[str, Any]) -> Any:
+        try:
+            return parse(text)
+        except Exception as error:  # whatever a model's own validators raise
+            why = "max_tokens cut it short" if meta["finish_reason"] == "length" else cause_of(error)
+            raise ProgramError(f"{self.stream.label}: {name!r} is not a complete value ({why})") from error
 
     def read_prompt(self, what: str, instead: str) -> Prompt:
         """`prompt`, waiting for it."""

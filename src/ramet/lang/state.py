@@ -21,6 +21,7 @@ from ramet.lang.interpreter import Stream, plain_text
 from ramet.lang.reading import Reader
 from ramet.lang.steps import Append, Choose, Fork, Generate, ScopeBegin, ScopeEnd
 from ramet.lang.variable import Delta, Variable
+from ramet.typed import Parse
 from ramet.types import Role, RoleBegin, RoleEnd, Text
 
 
@@ -149,7 +150,7 @@ class ProgramState:
                 stream.submit(Append((Text(node.text),)))
             case ir.Gen():
                 params = stream.run.defaults.replace(**node.sampling)
-                stream.submit(Generate(params, self._new_variable(node.name)))
+                stream.submit(Generate(params, self._new_variable(node.name, node.parse)))
             case ir.Select():
                 stream.submit(Choose(node.choices, node.method, self._new_variable(node.name)))
             case ir.RoleBegin():
@@ -161,8 +162,8 @@ class ProgramState:
                 stream.role = None
                 stream.submit(Append((RoleEnd(node.role),)))
 
-    def _new_variable(self, name: str | None) -> Variable:
-        variable = Variable()
+    def _new_variable(self, name: str | None, parse: Parse | None = None) -> Variable:
+        variable = Variable(parse=parse)
         if name is not None:
             self._stream.variables[name] = variable
         return variable
@@ -192,6 +193,22 @@ class ProgramState:
     async def aget(self, name: str) -> Any:
         """`get_var`, awaited."""
         return (await self._reader.aoutcome(name)).value
+
+    def value(self, name: str) -> Any:
+        """The value of a variable in its type; waits like `get_var`, and raises like it.
+
+        After ``gen(json_schema=...)`` that is the parsed JSON, or an instance of the model or type that was
+        given; after ``gen(dtype=...)`` a number, bool or string; otherwise what `get_var` gives. With
+        ``n > 1`` it is a list of values.
+
+        Raises:
+            ProgramError: the text is no such value: generation ended before it was complete.
+        """
+        return self._reader.typed(name, self._reader.outcome(name))
+
+    async def avalue(self, name: str) -> Any:
+        """`value`, awaited."""
+        return self._reader.typed(name, await self._reader.aoutcome(name))
 
     def get_meta_info(self, name: str) -> Any:
         """How a variable came about; waits like `get_var`, and raises like it.

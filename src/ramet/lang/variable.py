@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ramet.event_loop import shared_future
+from ramet.typed import Parse
 
 Delta: TypeAlias = tuple[str, dict[str, Any]]
 """A piece of streamed text, and what is known of it."""
@@ -30,6 +31,7 @@ class Variable:
 
     outcome: Future[Outcome] = field(default_factory=shared_future)
     deltas: list[Delta] = field(default_factory=list)
+    parse: Parse | None = None  # from its text to its value, if it has a type
 
     @classmethod
     def of(cls, value: object) -> Variable:

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from ramet.errors import RametError
-from ramet.model_io import Int32Array
+from ramet.grammar.matcher import GrammarMatcher
+from ramet.model_io import Int32Array, UInt32Array
 from ramet.radix import Path
 from ramet.scheduler.stop import Stop, StopChecker
 from ramet.types import FinishReason, SamplingParams
@@ -66,6 +67,7 @@ class Request:
         namespace: str = "",
         client_id: str = "",
         score_from: int | None = None,
+        matcher: GrammarMatcher | None = None,
     ) -> None:
         assert score_from is None or 0 <= score_from < len(token_ids), (score_from, len(token_ids))
         self.request_id = request_id
@@ -83,6 +85,7 @@ class Request:
         self.was_admitted = False
         self.num_cached_tokens = 0
         self.stop_checker = stop_checker
+        self.matcher = matcher
         self.penalizes = (
             params.repetition_penalty != 1.0
             or params.frequency_penalty != 0.0
@@ -106,6 +109,38 @@ class Request:
         """The tokens whose KV is needed, as an array."""
         output = np.asarray(self.token_ids[self.num_prompt_tokens :], dtype=np.int32)
         return np.concatenate([self._prompt, output])[: self.num_path_tokens]
+
+    def begin(self) -> tuple[list[int], Stop | None]:
+        """Take the tokens that a constraint forces before anything is sampled; see `take`."""
+        return ([], None) if self.matcher is None else self._append_all(self.matcher.begin(), self.matcher)
+
+    def take(self, token_id: int) -> tuple[list[int], Stop | None]:
+        """Take a sampled token: which tokens that appends, and whether the request ends with them.
+
+        Raises:
+            InvalidRequest: a stop regex is too slow on this output, or its constraint cannot be continued.
+        """
+        if self.matcher is None or token_id in self.stop_checker.end_token_ids:
+            return [token_id], self.append(token_id)
+        return self._append_all(self.matcher.take(token_id), self.matcher)
+
+    def _append_all(self, token_ids: list[int], matcher: GrammarMatcher) -> tuple[list[int], Stop | None]:
+        for count, token_id in enumerate(token_ids, start=1):
+            stop = self.append(token_id)
+            is_complete = count == len(token_ids) and matcher.is_terminated
+            if stop is not None and not (is_complete and stop.finish_reason == "length"):
+                return token_ids[:count], stop
+        return token_ids, Stop("stop") if matcher.is_terminated else None
+
+    def fill_bitmask(self, row: UInt32Array) -> None:
+        """Write which tokens may be drawn next: ``[ceil(vocab_size / 32)]``, the lowest bit first."""
+        if self.matcher is None:
+            row.fill(0xFFFFFFFF)
+            return
+        self.matcher.fill_bitmask(row)
+        if self.matcher.may_end:
+            for token_id in self.stop_checker.end_token_ids:
+                row[token_id // 32] |= np.uint32(1 << token_id % 32)
 
     def append(self, token_id: int) -> Stop | None:
         """Take one more output token, sampled or forced: the only way tokens are added.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from ramet.config import SchedulerConfig
 from ramet.errors import EngineError, InvalidRequest, RametError, RequestAborted
@@ -67,14 +67,22 @@ class Scheduler:
         """All requests that have not finished."""
         return [*self._running, *self._waiting]
 
-    def add(self, request: Request) -> None:
-        """Queue a request."""
+    def add(self, request: Request) -> list[RequestOutput]:
+        """Queue a request. What its constraint forces before anything is computed is put out at once."""
         assert request.request_id not in self._waiting, request.request_id
         assert request.request_id not in self._running, request.request_id
         self._stats.requests += 1
         self._stats.prompt_tokens += request.num_prompt_tokens
         request.queued_at_step = self._stats.steps
         self._waiting[request.request_id] = request
+        if request.matcher is None:
+            return []
+        try:
+            token_ids, stop = request.begin()
+        except InvalidRequest as error:
+            return [self._finish(request, None, error=error)]
+        self._stats.jump_forward_tokens += len(token_ids)
+        return [self._put_out(request, token_ids, stop)] if token_ids or stop is not None else []
 
     def stats(self) -> EngineStats:
         """A snapshot."""
@@ -180,9 +188,10 @@ class Scheduler:
             return self._finish(request, None, error=EngineError(NOT_FINITE))
         self._stats.generated_tokens += 1
         try:
-            stop = request.append(token_id)
+            token_ids, stop = request.take(token_id)
         except InvalidRequest as error:
             return self._finish(request, None, error=error)
+        self._stats.jump_forward_tokens += len(token_ids) - 1
         logprobs: list[RawLogprob | None] = []
         if request.params.logprobs is not None:
             top = request.params.logprobs
@@ -193,12 +202,21 @@ class Scheduler:
                     output.top_logprobs[index, :top].tolist(),
                 )
             )
+        return self._put_out(request, token_ids, stop, logprobs)
+
+    def _put_out(
+        self,
+        request: Request,
+        token_ids: list[int],
+        stop: Stop | None,
+        logprobs: Sequence[RawLogprob | None] = (),
+    ) -> RequestOutput:
         if stop is not None:
-            return self._finish(request, stop, token_ids=[token_id], logprobs=logprobs)
+            return self._finish(request, stop, token_ids=token_ids, logprobs=logprobs)
         return RequestOutput(
             request_id=request.request_id,
-            token_ids=[token_id],
-            logprobs=logprobs,
+            token_ids=token_ids,
+            logprobs=list(logprobs),
             releasable_text=request.stop_checker.releasable_text,
             num_cached_tokens=request.num_cached_tokens,
         )
@@ -235,7 +253,6 @@ class Scheduler:
         """Release a request and make its one final output."""
         self._leave(request)
         request.status = Status.FINISHED
-        stopped_by_token = stop is not None and stop.finish_reason == "stop" and stop.text_limit is None
         failure: FinishReason = "abort" if isinstance(error, RequestAborted) else "error"
         return RequestOutput(
             request_id=request.request_id,
@@ -244,7 +261,7 @@ class Scheduler:
             releasable_text=stop.text_limit if stop is not None else None,
             finish_reason=stop.finish_reason if stop is not None else failure,
             stop_reason=stop.stop_reason if stop is not None else None,
-            hide_last_token=stopped_by_token,
+            hide_last_token=stop is not None and stop.by_token,
             num_cached_tokens=request.num_cached_tokens,
             error=error,
         )

@@ -15,6 +15,7 @@ class EngineStats:
         cached_tokens: of those, tokens found in the radix tree, computed or about to be.
         computed_tokens: of those, tokens computed; a last token computed again for its logits counts.
         generated_tokens: tokens sampled.
+        jump_forward_tokens: tokens that a constraint left no choice about: appended without sampling.
         steps: steps executed.
         rows: tokens computed in all steps: of prompts, of outputs, and again after preemptions.
         evicted_tokens: tokens whose KV was dropped to make room, or by a flush.
@@ -28,6 +29,7 @@ class EngineStats:
     cached_tokens: int = 0
     computed_tokens: int = 0
     generated_tokens: int = 0
+    jump_forward_tokens: int = 0
     steps: int = 0
     rows: int = 0
     evicted_tokens: int = 0

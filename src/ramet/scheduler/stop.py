@@ -21,11 +21,13 @@ MATCH_TIMEOUT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why a request ended. ``text_limit`` is the length its text is cut to, if a pattern ended it."""
+    """Why a request ended. ``text_limit`` is the length its text is cut to, if a pattern ended it;
+    ``by_token`` says that a token did that is no part of the text."""
 
     finish_reason: FinishReason
     stop_reason: str | int | None = None
     text_limit: int | None = None
+    by_token: bool = False
 
 
 def compile_stop_patterns(params: SamplingParams) -> list[tuple[str, regex.Pattern[str]]]:
@@ -52,6 +54,7 @@ class StopChecker:
     def __init__(self, params: SamplingParams, eos_token_ids: Collection[int], vocab: Vocab | None) -> None:
         self._params = params
         self._eos = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
+        self._end = self._eos | frozenset(params.stop_token_ids)
         self._patterns = compile_stop_patterns(params)
         self._num_tokens = 0
         self._text = ""
@@ -63,11 +66,16 @@ class StopChecker:
             self._detokenizer = Detokenizer(vocab)
 
     @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end the request: EOS, unless it is ignored, and ``stop_token_ids``."""
+        return self._end
+
+    @property
     def banned_token_ids(self) -> frozenset[int]:
         """Tokens that may not be drawn next, because ``min_tokens`` is not reached."""
         if self._num_tokens >= self._params.min_tokens:
             return frozenset()
-        return self._eos | frozenset(self._params.stop_token_ids)
+        return self._end
 
     @property
     def releasable_text(self) -> int | None:
@@ -82,9 +90,9 @@ class StopChecker:
         """
         self._num_tokens += 1
         if token_id in self._eos:
-            return Stop("stop")
+            return Stop("stop", by_token=True)
         if token_id in self._params.stop_token_ids:
-            return Stop("stop", token_id)
+            return Stop("stop", token_id, by_token=True)
         if self._detokenizer is not None:
             self._text += self._detokenizer.append(token_id)
             stop = self._search()

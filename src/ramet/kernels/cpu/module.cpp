@@ -5,12 +5,15 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "arrays.h"
 #include "decoder.h"
 #include "dispatch.h"
 #include "pack.h"
 #include "steps.h"
 #include "threads.h"
+#include "token_trie.h"
 
 namespace ramet {
 
@@ -67,6 +70,32 @@ void logits(Decoder& decoder, In<float, 2> hidden, InOut<float, 2> out) {
             "hidden must be [rows, hidden size] and out [rows, vocabulary]");
     nb::gil_scoped_release release;
     decoder.logits(hidden.data(), int64_t(hidden.shape(0)), out.data());
+}
+
+ByteAutomaton checked_automaton(const In<uint8_t, 1>& byte_classes, const In<int32_t, 2>& transitions, int64_t state) {
+    ByteAutomaton automaton{{}, transitions.data(), int64_t(transitions.shape(0)), int64_t(transitions.shape(1))};
+    require(byte_classes.size() == automaton.classes.size(), "byte_classes must have one class per byte");
+    std::copy_n(byte_classes.data(), automaton.classes.size(), automaton.classes.begin());
+    require(*std::max_element(automaton.classes.begin(), automaton.classes.end()) < automaton.num_classes,
+            "transitions must have a column per class of bytes");
+    require(automaton.num_states <= INT32_MAX, "the automaton has too many states");
+    require(state >= 0 && state < automaton.num_states, "the automaton has no such state");
+    return automaton;
+}
+
+void allowed(const TokenTrie& trie, In<uint8_t, 1> byte_classes, In<int32_t, 2> transitions, int64_t state,
+             InOut<uint32_t, 1> out) {
+    const ByteAutomaton automaton = checked_automaton(byte_classes, transitions, state);
+    require(int64_t(out.size()) == trie.num_words(), "out must have one bit per token, in words of 32");
+    nb::gil_scoped_release release;
+    trie.allowed(automaton, int32_t(state), out.data());
+}
+
+bool crosses(const TokenTrie& trie, In<uint8_t, 1> byte_classes, In<int32_t, 2> transitions, int64_t state,
+             nb::bytes tail) {
+    const ByteAutomaton automaton = checked_automaton(byte_classes, transitions, state);
+    nb::gil_scoped_release release;
+    return trie.crosses(automaton, int32_t(state), static_cast<const uint8_t*>(tail.data()), tail.size());
 }
 
 }  // namespace
@@ -159,6 +188,19 @@ NB_MODULE(_cpu, module) {
                 seconds[Decoder::PHASE_NAMES[size_t(phase)]] = taken[size_t(phase)];
             return seconds;
         });
+
+    nb::class_<TokenTrie>(module, "TokenTrie")
+        .def(nb::new_([](In<uint8_t, 1> bytes, In<int32_t, 1> depths, In<int32_t, 1> node_of_token) {
+                 require(bytes.size() == depths.size(), "node_bytes and node_depths must have one entry per node");
+                 nb::gil_scoped_release release;
+                 return std::make_shared<TokenTrie>(bytes.data(), depths.data(), int64_t(bytes.size()),
+                                                    node_of_token.data(), int64_t(node_of_token.size()));
+             }),
+             nb::arg("node_bytes").noconvert(), nb::arg("node_depths").noconvert(), nb::arg("node_of_token").noconvert())
+        .def("allowed", &allowed, nb::arg("byte_classes").noconvert(), nb::arg("transitions").noconvert(),
+             nb::arg("state"), nb::arg("out").noconvert())
+        .def("crosses", &crosses, nb::arg("byte_classes").noconvert(), nb::arg("transitions").noconvert(),
+             nb::arg("state"), nb::arg("tail"));
 
     bind_operations(module);
     bind_sampling(module);

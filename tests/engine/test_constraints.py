@@ -1,0 +1,226 @@
+"""Constraints in a whole engine, over a model that draws at random: there is nobody to help them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import pytest
+from pieces import piece_tokenizer, random_backend
+
+from ramet.constraints import Cfg, Choice, JsonSchema, Regex
+from ramet.errors import InvalidConstraint, InvalidRequest
+from ramet.event_loop import run_sync
+from ramet.types import Prompt, SamplingParams
+
+PATTERNS = [
+    r'\{"name": "[a-zé ]{1,12}", "age": [1-9][0-9]?, "city": "(Paris|Rome|Berlin)"\}',
+    r"(yes|no|left|right)(, (yes|no)){0,3}",
+    r"[0-9]{4}-(0[1-9]|1[0-2])-([0-2][0-9]|3[01])",
+    r"https?://(www\.)?[a-z]{2,8}\.com(/[a-z]{1,5}){0,2}",
+    r"(error code: [0-9]{1,3}\n){1,3}",
+    r"(日本|é|text of value){1,4}",
+    r'\[("red"|"green"|"blue")(, ("red"|"green"|"blue")){0,4}\]',
+    r"tool: search\(query=\"[^\"\\\n]{0,10}\"\)",
+    r"the answer is (true|false|null)\.",
+    r"a{0,5}(b|cd){2,3}[^a-z]{1,3}",
+    r"",
+    r"always the same text, and nothing of it is the model's",
+]
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "value": {"type": "integer", "minimum": -20, "maximum": 100},
+        "color": {"enum": ["red", "green", "blue"]},
+        "list": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+    },
+    "required": ["name", "value", "list"],
+    "additionalProperties": False,
+}
+
+
+def ask(backend, constraint, **sampling):
+    params = SamplingParams(**{"max_tokens": 400, "constraint": constraint, **sampling})
+    return backend.generate(Prompt.of(f"say something ({sampling.get('seed')})>"), params)
+
+
+async def ask_all(backend, constraints, **sampling):
+    return await asyncio.gather(*(ask(backend, constraint, **sampling) for constraint in constraints))
+
+
+@pytest.mark.parametrize("jump_forward", [True, False])
+def test_every_output_matches_its_constraint(jump_forward):
+    for salt in range(40):
+        backend = random_backend(jump_forward=jump_forward, salt=salt)
+        outputs = run_sync(ask_all(backend, [*map(Regex, PATTERNS)], seed=salt))
+        for pattern, (completion,) in zip(PATTERNS, outputs, strict=True):
+            assert completion.finish_reason == "stop", pattern
+            assert re.fullmatch(pattern, completion.text), (pattern, completion.text)
+        backend.shutdown()
+
+
+def test_forced_tokens_are_those_the_tokenizer_would_write():
+    tokenizer = piece_tokenizer()
+    for salt in range(20):
+        backend = random_backend(salt=salt)
+        for constraint in (JsonSchema(json.dumps(SCHEMA)), Regex(PATTERNS[-1]), Regex(PATTERNS[8])):
+            (completion,) = run_sync(ask(backend, constraint, seed=salt))
+            pieces = [tokenizer.vocab.bytes_of(token_id) for token_id in completion.token_ids]
+            assert b"".join(pieces).decode() == completion.text
+        backend.shutdown()
+    (completion,) = run_sync(ask(backend := random_backend(), Regex(PATTERNS[-1])))
+    assert list(completion.token_ids) == tokenizer.encode_continuation(PATTERNS[-1])
+    stats = run_sync(backend.stats())
+    assert (stats.steps, stats.generated_tokens) == (0, 0)  # nothing was the model's, so it was not asked
+    assert stats.jump_forward_tokens == len(completion.token_ids)
+    backend.shutdown()
+
+
+def test_jump_forward_saves_steps():
+    steps = {}
+    for jump_forward in (True, False):
+        backend = random_backend(jump_forward=jump_forward)
+        run_sync(ask(backend, JsonSchema(json.dumps(SCHEMA))))
+        stats = run_sync(backend.stats())
+        steps[jump_forward] = stats.steps
+        assert (stats.jump_forward_tokens > 0) == jump_forward
+        backend.shutdown()
+    assert steps[True] < steps[False]
+
+
+@pytest.mark.parametrize("jump_forward", [True, False])
+def test_json_values_follow_their_schema(jump_forward):
+    backend = random_backend(jump_forward=jump_forward)
+    constraint = JsonSchema(json.dumps(SCHEMA))
+    for seed in range(30):
+        (completion,) = run_sync(ask(backend, constraint, seed=seed))
+        value = json.loads(completion.text)
+        assert list(value) in (["name", "value", "list"], ["name", "value", "color", "list"])
+        assert len(value["name"]) <= 8 and -20 <= value["value"] <= 100 and len(value["list"]) <= 3
+    backend.shutdown()
+
+
+def test_a_choice_is_one_of_its_texts():
+    backend = random_backend()
+    choices = ("yes", "yes and no", "no", "日本", "it's (a) \\ regex?")
+    texts = {run_sync(ask(backend, Choice(choices), seed=seed))[0].text for seed in range(40)}
+    assert len(texts) > 1 and texts <= set(choices)
+    backend.shutdown()
+
+
+def test_requests_of_a_batch_have_their_own_constraints_or_none():
+    backend = random_backend(max_batch_tokens=32)
+
+    async def both():
+        free = ask(backend, None, max_tokens=20)
+        return await asyncio.gather(free, ask_all(backend, map(Regex, PATTERNS)))
+
+    (free,), outputs = run_sync(both())
+    assert len(free.token_ids) == 20 or free.finish_reason == "stop"
+    for pattern, (completion,) in zip(PATTERNS, outputs, strict=True):
+        assert re.fullmatch(pattern, completion.text)
+    backend.shutdown()
+
+
+def test_equal_constraints_are_compiled_once():
+    backend = random_backend()
+    run_sync(ask_all(backend, [Regex(PATTERNS[0])] * 20))
+    run_sync(ask(backend, Regex(PATTERNS[0])))
+    assert backend._grammars.num_compiled == 1
+    backend.shutdown()
+
+
+def test_preempted_requests_keep_what_was_forced():
+    crowded, roomy = random_backend(num_slots=200), random_backend()
+    constraints = [Regex(f"answer {i}: ((yes|no), error code 2024; ){{12,16}}") for i in range(8)]
+    tight = run_sync(ask_all(crowded, constraints))
+    assert run_sync(crowded.stats()).preemptions > 0
+    assert [c.text for (c,) in tight] == [c.text for (c,) in run_sync(ask_all(roomy, constraints))]
+    crowded.shutdown()
+    roomy.shutdown()
+
+
+def test_forced_tokens_count_against_max_tokens_and_are_checked_for_stops():
+    backend = random_backend()
+    whole = run_sync(ask(backend, Regex(PATTERNS[-1])))[0]
+    (cut,) = run_sync(ask(backend, Regex(PATTERNS[-1]), max_tokens=5))
+    assert (cut.finish_reason, cut.token_ids) == ("length", whole.token_ids[:5])
+    (exact,) = run_sync(ask(backend, Regex(PATTERNS[-1]), max_tokens=len(whole.token_ids)))
+    assert (exact.finish_reason, exact.text) == ("stop", whole.text)
+    (stopped,) = run_sync(ask(backend, Regex(PATTERNS[-1]), stop="text"))
+    assert (stopped.text, stopped.stop_reason) == ("always the same ", "text")
+    comma = whole.token_ids.index(ord(","))
+    (by_token,) = run_sync(ask(backend, Regex(PATTERNS[-1]), stop_token_ids=[ord(",")]))
+    assert by_token.token_ids == whole.token_ids[: comma + 1] and by_token.stop_reason == ord(",")
+    backend.shutdown()
+
+
+def test_streams_n_logprobs_and_penalties_work_under_a_constraint():
+    backend = random_backend()
+    pattern = PATTERNS[0]
+    params = SamplingParams(
+        max_tokens=200, constraint=Regex(pattern), n=3, logprobs=2, repetition_penalty=1.2
+    )
+
+    async def stream():
+        texts = dict.fromkeys(range(3), "")
+        completions = {}
+        async for chunk in backend.stream(Prompt.of("go>"), params):
+            texts[chunk.index] += chunk.text
+            if chunk.completion is not None:
+                completions[chunk.index] = chunk.completion
+        return texts, completions
+
+    texts, completions = run_sync(stream())
+    for index, completion in completions.items():
+        assert completion.text == texts[index]
+        assert re.fullmatch(pattern, completion.text)
+        assert len(completion.logprobs) == len(completion.token_ids)
+    backend.shutdown()
+
+
+def test_an_output_ends_where_its_constraint_does_even_before_min_tokens():
+    backend = random_backend()
+    (completion,) = run_sync(ask(backend, Regex("yes"), min_tokens=50))
+    assert (completion.text, completion.finish_reason) == ("yes", "stop")
+    (longer,) = run_sync(ask(backend, Regex("[a-z]{1,40}"), min_tokens=10))
+    assert len(longer.token_ids) >= 10 or len(longer.text) == 40
+    backend.shutdown()
+
+
+def test_eos_ends_only_what_may_end():
+    backend = random_backend()
+    for seed in range(20):
+        (completion,) = run_sync(ask(backend, Regex("(ab){2,9}"), seed=seed, ignore_eos=seed % 2 == 1))
+        assert re.fullmatch("(ab){2,9}", completion.text)
+        assert seed % 2 == 0 or completion.text == "ab" * 9  # EOS is ignored, so only the constraint ends it
+    backend.shutdown()
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [Regex("a(b"), Regex(r"(?=a)b"), JsonSchema('{"type": "strin"}'), JsonSchema("{"), Cfg("start: nothing")],
+)
+def test_what_cannot_be_compiled_is_refused_and_costs_nobody_else_anything(constraint):
+    backend = random_backend()
+
+    async def both():
+        bad = ask(backend, constraint)
+        good = ask(backend, Regex(PATTERNS[0]))
+        return await asyncio.gather(bad, good, return_exceptions=True)
+
+    refused, (completion,) = run_sync(both())
+    assert isinstance(refused, InvalidConstraint)
+    assert re.fullmatch(PATTERNS[0], completion.text)
+    backend.shutdown()
+
+
+def test_a_constraint_that_the_vocabulary_cannot_spell_ends_that_request():
+    backend = random_backend()
+    tokenizer = piece_tokenizer()
+    assert tokenizer.vocab.bytes_of(0) == b"\x00"
+    with pytest.raises(InvalidRequest, match="constraint must be one of Regex"):
+        SamplingParams(constraint="yes|no")
+    backend.shutdown()
