@@ -15,11 +15,15 @@ from ramet.lang.backends.mock import MockBackend
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
+REPLIES = {
+    "json_extraction": '{"name_of_the_dish": "reply", "would_order_again": true, "number_of_stars": 5}',
+}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs_on_a_mock(example, monkeypatch, capsys):
-    monkeypatch.setattr(rm, "Engine", lambda: MockEngine(MockBackend(" reply")), raising=False)
+    reply = REPLIES.get(example.stem, " reply")
+    monkeypatch.setattr(rm, "Engine", lambda: MockEngine(MockBackend(reply)), raising=False)
     runpy.run_path(str(example), run_name="__main__")
     assert "reply" in capsys.readouterr().out or example.stem == "judge_select"
 
@@ -34,7 +38,11 @@ def test_it_can_be_imported_and_says_what_it_shows(example):
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("example", "expected"),
-    [("batch", ["Italy: Rome", "which country?"]), ("async_program", ["opposite of happy is sad"])],
+    [
+        ("batch", ["Italy: Rome", "which country?"]),
+        ("async_program", ["opposite of happy is sad"]),
+        ("json_extraction", ["number_of_stars=5", "tokens were forced, not sampled"]),
+    ],
 )
 def test_it_runs_on_the_bundled_model(example, expected):
     command = [sys.executable, str(FOLDER / f"{example}.py")]

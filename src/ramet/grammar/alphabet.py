@@ -55,6 +55,7 @@ def partition(sets: Sequence[Ranges], budget: Budget) -> tuple[Alphabet, list[tu
             toggles[high + 1] = toggles.get(high + 1, 0) ^ 1 << index
     members: list[list[int]] = [[] for _ in sets]
     class_of: dict[int, int] = {0: OTHER}  # by the sets a character is in, as bits
+    cost = 1 + len(sets) // 2048  # of numbers with a bit for each set
     starts: list[int] = []
     classes: list[int] = []
     signature = 0
@@ -68,7 +69,7 @@ def partition(sets: Sequence[Ranges], budget: Budget) -> tuple[Alphabet, list[tu
                 lowest = rest & -rest
                 members[lowest.bit_length() - 1].append(known)
                 rest ^= lowest
-                budget.spend(1)
+                budget.spend(cost)
         if not classes or classes[-1] != known:
             starts.append(start)
             classes.append(known)

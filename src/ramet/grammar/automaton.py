@@ -86,36 +86,40 @@ def _breadth_first(moves: ByteMoves) -> NDArray[np.int64]:
 
 def _join(moves: ByteMoves, order: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Byte classes, of bytes that no state tells apart, and the transitions of the states in an order."""
-    at_start = np.ascontiguousarray(moves.at_start.T)
-    inside = np.ascontiguousarray(moves.inside.T)
-    column_of = {byte: column for column, byte in enumerate(moves.start_bytes.tolist())}
-    class_of: dict[bytes, int] = {}
+    tables = (moves.at_start, moves.inside)
+    columns = [np.ascontiguousarray(table.T) for table in tables]
+    column_of: list[dict[int, int]] = [
+        {byte: column for column, byte in enumerate(moves.start_bytes.tolist())},
+        {FIRST_CONTINUATION + column: column for column in range(64)},
+    ]
     byte_classes = np.zeros(256, np.uint8)
-    start_columns: list[tuple[int, int]] = []  # class and column
-    inside_columns: list[tuple[int, int]] = []
+    class_of: dict[bytes, int] = {}
+    chosen: tuple[list[int], list[int]] = ([], [])  # the columns that are the first of their class
+    classes: tuple[list[int], list[int]] = ([], [])
     for byte in range(256):
-        is_inside = FIRST_CONTINUATION <= byte < FIRST_CONTINUATION + 64
-        column = byte - FIRST_CONTINUATION if is_inside else column_of.get(byte, -1)
-        key = (inside if is_inside else at_start)[column].tobytes() if column >= 0 else b""
-        if key.count(b"\xff") == len(key):
-            key = b""  # dead everywhere, as all bytes that UTF-8 does not use
-        number = class_of.setdefault(bytes([is_inside]) + key if key else b"", len(class_of))
+        kind = int(FIRST_CONTINUATION <= byte < FIRST_CONTINUATION + 64)
+        column = column_of[kind].get(byte)
+        key = b"" if column is None else columns[kind][column].tobytes()
+        is_dead = key.count(0xFF) == len(key)  # as all bytes that UTF-8 does not use
+        number = class_of.setdefault(b"" if is_dead else bytes([kind]) + key, len(class_of))
         byte_classes[byte] = number
-        if key and number + 1 == len(class_of):
-            (inside_columns if is_inside else start_columns).append((number, column))
+        if column is not None and not is_dead and number not in classes[kind]:
+            chosen[kind].append(column)
+            classes[kind].append(number)
     place = np.full(len(order) + 1, DEAD, np.int32)  # the last entry is that of DEAD
     place[order] = np.arange(len(order), dtype=np.int32)
     transitions = np.full((len(order), len(class_of)), DEAD, np.int32)
-    num_starts = len(moves.at_start)
-    for first, table, columns in (
-        (0, moves.at_start, start_columns),
-        (num_starts, moves.inside, inside_columns),
-    ):
-        if not columns:
+    places = np.split(place[:-1], [len(moves.at_start)])
+    for kind, table in enumerate(tables):
+        if not classes[kind]:
             continue
-        classes, chosen = map(list, zip(*columns, strict=True))
+        low, high = classes[kind][0], classes[kind][-1] + 1
+        is_run = high - low == len(classes[kind])  # a slice is faster
         for begin in range(0, len(table), CHUNK):
-            rows = table[begin : begin + CHUNK, chosen]
-            places = place[first + begin : first + begin + len(rows)]
-            transitions[np.ix_(places, classes)] = place[rows]
+            rows = places[kind][begin : begin + CHUNK]
+            found = place[table[begin : begin + CHUNK, chosen[kind]]]
+            if is_run:
+                transitions[rows, low:high] = found
+            else:
+                transitions[rows[:, None], classes[kind]] = found
     return byte_classes, transitions

@@ -19,6 +19,7 @@ from ramet.grammar.regex import parse_regex
 
 from ramet.errors import InvalidConstraint
 from ramet.grammar.automaton import build_dfa
+from ramet.grammar.guided import GuidedGrammar, GuidedVocab
 from ramet.grammar.matcher import DfaGrammar, Grammar
 from ramet.grammar.nodes import Alternate, Literal, Node
 from ramet.grammar.token_index import TokenIndex
@@ -44,6 +45,7 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
+        self._guided_vocab = GuidedVocab(tokenizer, vocab_size)
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._index: TokenIndex | None = None  # built for the first constraint: most engines never see one
@@ -132,9 +134,7 @@ class GrammarCompiler:
         return DfaGrammar(dfa, self._token_index(), tokenizer.vocab, tokenizer.encode_continuation)
 
     def _context_free(self, constraint: JsonSchema | Cfg, reason: str) -> Grammar:
-        from ramet.grammar.guided import GuidedGrammar  # an optional dependency
-
-        return GuidedGrammar(constraint, self._tokenizer, self._vocab_size, reason)
+        return GuidedGrammar(constraint, self._guided_vocab, reason)
 
     def _token_index(self) -> TokenIndex:
         with self._index_lock:

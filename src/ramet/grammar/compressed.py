@@ -54,26 +54,28 @@ class CompressedFsm:
         end there and name the state where to read on.
         """
         dfa = self.dfa
-        # A byte's index for each class; of no use for classes of several bytes, whose states are not forced.
-        byte_of_class = np.zeros(self._num_classes, np.uint8)
+        num_states = len(dfa.transitions)
+        byte_of_class = np.zeros(self._num_classes, np.uint8)  # of use for classes of one byte
         byte_of_class[dfa.byte_classes] = np.arange(256, dtype=np.uint8)
-        class_sizes = np.bincount(dfa.byte_classes, minlength=self._num_classes)
+        is_single = np.bincount(dfa.byte_classes, minlength=self._num_classes) == 1
         alive = dfa.transitions >= 0
-        is_forced = (alive @ class_sizes == 1) & ~dfa.accepting
-        only_class = alive.argmax(axis=1)
-        following = np.where(is_forced, dfa.transitions[np.arange(len(alive)), only_class], -1)
-        byte_of = byte_of_class[only_class].tolist()
-        continued = np.full(len(alive), -1, np.int64)  # for each state the chain's state before it
-        forced_states = np.flatnonzero(is_forced)
-        continued[following[forced_states]] = forced_states
-        next_of, before = following.tolist(), continued.tolist()
-        self._run_of = [-1] * len(alive)
-        self._offset_of = [0] * len(alive)
+        states = np.flatnonzero((np.count_nonzero(alive, axis=1) == 1) & ~dfa.accepting)
+        classes = alive[states].argmax(axis=1)
+        states, classes = states[is_single[classes]], classes[is_single[classes]]
+        following = np.full(num_states, -1, np.int64)
+        following[states] = dfa.transitions[states, classes]
+        byte_at = np.zeros(num_states, np.uint8)
+        byte_at[states] = byte_of_class[classes]
+        before = np.full(num_states, -1, np.int64)  # for each state the chain's state before it
+        before[following[states]] = states
+        next_of, last_of, byte_of = following.tolist(), before.tolist(), byte_at.tolist()
+        self._run_of = [-1] * num_states
+        self._offset_of = [0] * num_states
         self._runs: list[tuple[int, int]] = []  # where the bytes of a run end, and the state after them
         data = bytearray()
-        for head in np.flatnonzero(is_forced & (continued < 0)).tolist():
+        for head in states[before[states] < 0].tolist():
             state, previous = head, -1
-            while next_of[state] >= 0 and (previous < 0 or before[state] == previous):
+            while next_of[state] >= 0 and (previous < 0 or last_of[state] == previous):
                 self._run_of[state] = len(self._runs)
                 self._offset_of[state] = len(data)
                 data.append(byte_of[state])

@@ -119,6 +119,7 @@ class _Compiler:
             options.append((option, where))
         if not options:
             raise empty(below(path, keyword), "the other keywords rule out each of its alternatives")
+        nodes = [self.node(option, where) for option, where in options]
         if keyword == "oneOf":
             for index, (option, where) in enumerate(options):
                 for other, there in options[:index]:
@@ -128,7 +129,7 @@ class _Compiler:
                             f"a value might be valid here and at {there} too, which oneOf forbids; give the "
                             "two different types, or a required property with its own const, or use anyOf",
                         )
-        return either([self.node(option, where) for option, where in options])
+        return either(nodes)
 
     def _constants(self, schema: Assertions, path: str) -> Node:
         try:

@@ -27,7 +27,7 @@ class Limits:
 
     max_states: int = 65_536
     max_nfa_states: int = 131_072
-    max_work: int = 5_000_000
+    max_work: int = 3_000_000
     seconds: float = 1.5
 
 

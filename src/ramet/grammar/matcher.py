@@ -63,7 +63,7 @@ class Grammar(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Memory it takes, without the masks it may drop."""
+        """Memory it takes now."""
         ...
 
     def matcher(self, *, jump_forward: bool = True) -> GrammarMatcher:
@@ -87,7 +87,8 @@ class DfaGrammar:
     @property
     def num_bytes(self) -> int:
         dfa = self.fsm.dfa
-        return dfa.transitions.nbytes + dfa.accepting.nbytes + dfa.byte_classes.nbytes
+        masks = 4 * self._index.num_words * len(self._masks)
+        return dfa.transitions.nbytes + dfa.accepting.nbytes + dfa.byte_classes.nbytes + masks
 
     def matcher(self, *, jump_forward: bool = True) -> GrammarMatcher:
         return DfaMatcher(self, self._vocab, jump_forward)

@@ -63,17 +63,21 @@ def build_nfa(node: Node, budget: Budget) -> Nfa:
             case Repeat(body, low, high):
                 if id(body) in nullable:
                     body, low = _without_empty(body), 0
-                copies = low if high is None else high
-                states = [begin, *builder.states(copies)]
-                tasks.extend((body, *pair) for pair in pairwise(states))
                 if high is None:
-                    loop = states[-1] if low else builder.states(1)[0]
-                    if not low:
+                    states = [begin, *builder.states(low or 1)]
+                    loop = states[-1]
+                    if low:
+                        tasks.extend((body, *pair) for pair in pairwise(states))
+                    else:
                         builder.epsilon[begin].append(loop)
                     tasks.append((body, loop, loop))
                     builder.epsilon[loop].append(end)
+                elif high == 0:
+                    builder.epsilon[begin].append(end)
                 else:
-                    for state in states[low:]:
+                    states = [begin, *builder.states(high - 1), end]
+                    tasks.extend((body, *pair) for pair in pairwise(states))
+                    for state in states[low:-1]:
                         builder.epsilon[state].append(end)
     alphabet, labels = partition(list(builder.sets), budget)
     return Nfa(builder.edges, builder.epsilon, labels, alphabet)

@@ -16,7 +16,7 @@ from ramet.grammar.unicode_sets import category, letter_set, with_case_variants
 MAX_CLASS_RANGES = 200_000
 EXCERPT_LENGTH = 24
 
-CLASS = re.compile(r"\[\^?\]?(?:[^\\\]]|\\.)*\]", re.DOTALL)
+CLASS = re.compile(r"\[\^?+\]?+(?:[^\\\]]|\\.)*\]", re.DOTALL)
 CATEGORY = re.compile(r"\{(\w*)\}")
 NAME = re.compile(r"\{([^}]*)\}")
 CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "f": "\f", "v": "\v", "a": "\a"}

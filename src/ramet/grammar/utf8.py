@@ -55,10 +55,10 @@ def to_bytes(dfa: CharacterDfa, alphabet: Alphabet, budget: Budget) -> ByteMoves
     classes_used = tree.ascii[used]
     for state, (classes, targets) in enumerate(zip(dfa.classes, dfa.targets, strict=True)):
         budget.spend(1)
-        here = list(classes)
+        here = np.array(classes, np.int64)
         next_state[here] = targets
         at_start[state, : len(used)] = next_state[classes_used]
-        at_start[state, len(used) :] = rows.leads(tree, next_state)
+        at_start[state, len(used) :] = rows.leads(tree, here[tree.is_beyond[here]], next_state)
         next_state[here] = DEAD
     return ByteMoves(at_start, np.concatenate((used, LEADS)), rows.matrix())
 
@@ -68,33 +68,62 @@ class _CharacterTree:
 
     Attributes:
         ascii: ``[128]`` the class of each ASCII character.
-        beyond: the classes with other characters, without `OTHER`.
-        levels: for 1, 2 and 3 continuation bytes to come, the nodes ``[num_nodes, 64]``: of classes, then of
-            nodes of the level before. None if there are no other characters.
-        leads: the nodes of the bytes of `LEADS` on each level.
+        is_beyond: ``[num_classes]`` whether there are other characters in it.
+        levels: for 1, 2 and 3 continuation bytes to come, the nodes: of classes, then of the level before.
+            None if there are no other characters.
     """
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.ascii = alphabet.table(NUM_ASCII)
+        self.is_beyond = np.zeros(alphabet.num_classes, np.bool_)
         ends = (*alphabet.starts[1:], MAX_CODE_POINT + 1)
-        beyond = {of_run for of_run, end in zip(alphabet.classes, ends, strict=True) if end > NUM_ASCII}
-        self.beyond = np.array(sorted(beyond - {OTHER}), np.int64)
-        self.levels: tuple[NDArray[np.int32], ...] = ()
-        self.leads: tuple[NDArray[np.int32], ...] = ()
-        if not len(self.beyond):
+        self.is_beyond[[run for run, end in zip(alphabet.classes, ends, strict=True) if end > NUM_ASCII]] = (
+            True
+        )
+        self.is_beyond[OTHER] = False
+        self.levels: tuple[_Level, ...] = ()
+        if not self.is_beyond.any():
             return
         table = alphabet.table(0x140000)  # as many as F0 to F4 could begin
         table[:NUM_ASCII] = OTHER  # they have no such bytes
         ones, node_of_64 = _distinct_rows(table)
-        dead = node_of_64[-1]  # it is beyond Unicode
         long_enough = node_of_64.copy()
-        long_enough[: 0x800 // 64] = dead  # three bytes are for what two cannot say
+        long_enough[: 0x800 // 64] = node_of_64[-1]  # dead: three bytes are for what two cannot say
         twos, node_of_4096 = _distinct_rows(long_enough)
         long_enough = node_of_4096.copy()
         long_enough[: 0x10000 // 4096] = node_of_4096[-1]
         threes, node_of_262144 = _distinct_rows(long_enough)
-        self.levels = (ones, twos, threes)
-        self.leads = (node_of_64[2:32], node_of_4096[:16], node_of_262144)
+        self.levels = (
+            _Level(ones, node_of_64[2:32], alphabet.num_classes),
+            _Level(twos, node_of_4096[:16], len(ones)),
+            _Level(threes, node_of_262144, len(twos)),
+        )
+
+
+class _Level:
+    """The nodes of one level.
+
+    Attributes:
+        nodes: ``[num_nodes, 64]``
+        leads: the nodes that the bytes of `LEADS` lead to, those for characters of this many bytes.
+    """
+
+    def __init__(self, nodes: NDArray[np.int32], leads: NDArray[np.int32], num_entries: int) -> None:
+        self.nodes = nodes
+        self.leads = leads
+        # For each entry the nodes that have it.
+        owners = np.repeat(np.arange(len(nodes)), 64)
+        pairs = np.unique(nodes.reshape(-1) * np.int64(len(nodes)) + owners)
+        entries, self._owners = np.divmod(pairs, len(nodes))
+        self._bounds = np.searchsorted(entries, np.arange(num_entries + 1))
+
+    def having(self, entries: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The nodes with one of these entries; perhaps more, where the entries are many."""
+        if len(entries) * 4 > len(self.nodes):
+            return np.arange(len(self.nodes))
+        bounds = self._bounds
+        found = [self._owners[bounds[entry] : bounds[entry + 1]] for entry in entries.tolist()]
+        return np.unique(np.concatenate([entries[:0], *found]))
 
 
 def _distinct_rows(entries: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -122,18 +151,26 @@ class _Rows:
         self._number_of_constant = {DEAD: DEAD}
         self._known: dict[bytes, NDArray[np.int32]] = {}
 
-    def leads(self, tree: _CharacterTree, next_state: NDArray[np.int32]) -> NDArray[np.int32] | int:
-        """Where each byte of `LEADS` goes in a state that goes to ``next_state`` [num_classes]."""
-        beyond = next_state[tree.beyond]
-        if not len(beyond) or beyond.max() == DEAD:
+    def leads(
+        self, tree: _CharacterTree, classes: NDArray[np.int64], next_state: NDArray[np.int32]
+    ) -> NDArray[np.int32] | int:
+        """Where each byte of `LEADS` goes in a state that goes to ``next_state`` [num_classes].
+
+        ``classes`` are those that have characters of several bytes and go somewhere.
+        """
+        if not len(classes):
             return DEAD
-        key = beyond.tobytes()
+        key = classes.tobytes() + next_state[classes].tobytes()
         known = self._known.get(key)
         if known is None:
-            found, following = [], next_state
-            for nodes, leads in zip(tree.levels, tree.leads, strict=True):
-                following = self._states(following[nodes])
-                found.append(following[leads])
+            found = []
+            entries, following = classes, next_state
+            for level in tree.levels:
+                entries = level.having(entries)
+                numbers = np.full(len(level.nodes), DEAD, np.int32)
+                numbers[entries] = self._states(following[level.nodes[entries]])
+                found.append(numbers[level.leads])
+                following = numbers
             known = self._known[key] = np.concatenate(found)
         return known
 
