@@ -158,7 +158,7 @@ def is_valid(schema, value):
 
 
 @given(SCHEMAS, st.randoms(use_true_random=False), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_random_schemas(schema_and_values, rng, data):
     schema, values = schema_and_values
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -173,7 +173,7 @@ def test_random_schemas(schema_and_values, rng, data):
 
 
 @given(SCHEMAS, SCHEMAS, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_values_of_another_schema_are_let_through_only_if_they_are_valid(one, other, data):
     value = data.draw(other[1])
     if Language(one[0]).has(value):
@@ -181,7 +181,7 @@ def test_values_of_another_schema_are_let_through_only_if_they_are_valid(one, ot
 
 
 @given(SCHEMAS, st.randoms(use_true_random=False), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_whitespace_changes_no_values(schema_and_values, rng, data):
     schema, values = schema_and_values
     language = Language(schema, Repeat(any_of(" \n"), 0, 2))

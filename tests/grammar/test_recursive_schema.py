@@ -59,6 +59,7 @@ def test_alternatives_that_exclude_each_other_may_be_any_of():
         ({"properties": {"a": ITSELF, "b": {"multipleOf": 0.5}}}, "whole numbers up to 1000"),
         ({"properties": {"a": ITSELF, "b": {"multipleOf": 1001}}}, "whole numbers up to 1000"),
         ({"properties": {"a": ITSELF, "b": {"exclusiveMinimum": 0, "maximum": 0.5}}}, "exclusiveMinimum 0"),
+        ({"properties": {f"p{i}": ITSELF for i in range(3001)}}, "3000 properties"),
         ({"patternProperties": {f"^{i}$": ITSELF for i in range(201)}}, "200 patterns"),
         ({"properties": {"a": ITSELF, "b": {"$ref": "http://example.org/"}}}, "not a reference"),
         ({"properties": {"a": ITSELF, "b": {"$ref": "#/$defs/b"}}}, "leads nowhere"),

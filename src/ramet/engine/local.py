@@ -174,12 +174,18 @@ class LocalBackend:
 
         Raises:
             InvalidConstraint: it cannot be compiled.
+            EngineDead: the engine takes no more requests.
         """
         if params.constraint is None or self._grammars is None:
             return None
-        future = asyncio.wrap_future(self._grammars.submit(params.constraint))
+        with self._alive():
+            future = asyncio.wrap_future(self._grammars.submit(params.constraint))
         try:
             return await asyncio.shield(future)  # others may wait for the same one
+        except asyncio.CancelledError:
+            if future.cancelled() and self._dead is not None:  # by the shutdown, not by our caller
+                raise _own(self._dead) from None
+            raise
         except InvalidRequest as error:  # theirs too
             raise type(error)(str(error)) from error
 

@@ -14,17 +14,16 @@ import weakref
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ramet.grammar.json_schema import RecursiveSchema, schema_to_node
-from ramet.grammar.regex import parse_regex
-
+from ramet.constraints import Cfg, Choice, Constraint, JsonSchema, Regex
 from ramet.errors import InvalidConstraint
 from ramet.grammar.automaton import build_dfa
 from ramet.grammar.guided import GuidedGrammar, GuidedVocab
+from ramet.grammar.json_schema import RecursiveSchema, schema_to_node
 from ramet.grammar.matcher import DfaGrammar, Grammar
 from ramet.grammar.nodes import Alternate, Literal, Node
+from ramet.grammar.regex import parse_regex
 from ramet.grammar.token_index import TokenIndex
 from ramet.tokenizer.tokenizer import Tokenizer
-from ramet.constraints import Cfg, Choice, Constraint, JsonSchema, Regex
 
 CACHE_BYTES = 256 << 20
 MAX_SCHEMA_BYTES = 1 << 20

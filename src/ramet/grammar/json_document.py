@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from ramet.grammar.json_keywords import Assertions, below, checked, kind_of, refusal
+from ramet.grammar.json_keywords import Assertions, below, checked, kind_of, refusal, shortened
 
 MAX_DOCUMENT_DEPTH = 100
 """Arrays and objects in each other."""
@@ -45,9 +45,10 @@ class Document:
         Raises:
             InvalidConstraint: it leads outside of the document, or nowhere.
         """
+        shown = repr(shortened(reference))
         if reference != "#" and not reference.startswith("#/"):
             raise refusal(
-                path, f"{reference!r} is not a reference into this document; copy its target into #/$defs/"
+                path, f"{shown} is not a reference into this document; copy its target into #/$defs/"
             )
         target, steps = self._root, reference[2:].split("/") if reference != "#" else []
         keys: list[str] = []
@@ -59,7 +60,7 @@ class Document:
             elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
                 target = target[int(key)]
             else:
-                raise refusal(path, f"{reference!r} leads nowhere: there is no {below('#', *keys)}")
+                raise refusal(path, f"{shown} leads nowhere: there is no {shortened(below('#', *keys))}")
         return target, below("#", *keys)
 
 

@@ -96,14 +96,19 @@ class EmptySchema(InvalidConstraint):
     """No value at all is valid."""
 
 
+def shortened(text: str) -> str:
+    """The text, without its middle if it is long."""
+    return text if len(text) <= 200 else f"{text[:100]}…{text[-99:]}"
+
+
 def refusal(path: str, message: str) -> InvalidConstraint:
     """The error for a part of the schema, which ``path`` points to."""
-    return InvalidConstraint(f"json_schema at {path}: {message}")
+    return InvalidConstraint(f"json_schema at {shortened(path)}: {message}")
 
 
 def empty(path: str, message: str) -> EmptySchema:
     """The error for a part of the schema that no value meets."""
-    return EmptySchema(f"json_schema at {path}: {message}; no value is valid")
+    return EmptySchema(f"json_schema at {shortened(path)}: {message}; no value is valid")
 
 
 def below(path: str, *keys: str | int) -> str:
@@ -170,16 +175,22 @@ def _normalised(given: Assertions, path: str) -> Assertions:
     return found
 
 
+MAX_BITS = 4000
+"""Of an integer: Python does not write longer ones."""
+
+
 def kind_of(value: object) -> str:
     match value:
         case bool():
             return "a boolean"
         case None:
             return "null"
+        case int() if value.bit_length() > MAX_BITS:
+            return "an integer of very many digits"
         case float() | int():
             return f"{value}"
         case str():
-            return repr(value if len(value) < 40 else value[:40] + "…")
+            return repr(shortened(value))
         case list():
             return "an array" if value else "an empty array"
     return "an object" if isinstance(value, dict) else type(value).__name__
@@ -192,7 +203,7 @@ def _is_schema(value: object) -> bool:
 def _is_number(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= MAX_BITS
 
 
 def _must_be(test: Callable[[Any], bool], name: str) -> Callable[[Any], str | None]:
@@ -274,6 +285,19 @@ def type_of(value: object) -> str:
         case str():
             return "string"
     return "array" if isinstance(value, list) else "object"
+
+
+def size_of(value: object) -> int:
+    """How many values there are in a value, itself included."""
+    size, waiting = 0, [value]
+    while waiting:
+        size += 1
+        match waiting.pop():
+            case dict() as found:
+                waiting.extend(found.values())
+            case list() as found:
+                waiting.extend(found)
+    return size
 
 
 def identity(value: object) -> Hashable:

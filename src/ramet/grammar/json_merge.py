@@ -21,11 +21,12 @@ from ramet.grammar.json_keywords import (
     empty,
     identity,
     refusal,
+    size_of,
     type_of,
 )
 
-MAX_WORK = 200_000
-"""Keywords and properties handled for one document."""
+MAX_WORK = 50_000
+"""Steps for one document, of about 10 microseconds."""
 MAX_CHAIN = 48
 """References and ``allOf`` that lead from one schema to the next."""
 MAX_PROOF_DEPTH = 8
@@ -59,24 +60,24 @@ class Flattener:
         self._known: dict[int, tuple[object, Flat]] = {}
         self._work = 0
 
-    def spend(self, items: int, path: str) -> None:
-        """Items that are about to be handled.
+    def spend(self, steps: int, path: str) -> None:
+        """Steps that are about to be taken.
 
         Raises:
             InvalidConstraint: there were more than `MAX_WORK`.
         """
-        self._work += items
+        self._work += steps
         if self._work > MAX_WORK:
-            raise refusal(
-                path, f"it takes more than {MAX_WORK:,} steps to get here: references multiply too much"
-            )
+            told = f"it takes more than {MAX_WORK:,} steps to get here; make the schema smaller"
+            raise refusal(path, f"{told}, or its definitions refer to each other less often")
 
-    def flat(self, schema: object, path: str, above: frozenset[int] = frozenset()) -> Flat:
+    def flat(self, schema: object, path: str, above: frozenset[int] = frozenset(), chain: int = 0) -> Flat:
         """The keywords of a schema, those of its references and of its ``allOf`` among them.
 
         Args:
             schema: an object, or a boolean.
             above: identities of schemas that it is part of.
+            chain: how many references and ``allOf`` have led here one after the other.
 
         Raises:
             InvalidConstraint: two schemas cannot be joined.
@@ -91,11 +92,11 @@ class Flattener:
             raise RecursiveSchema(f"json_schema at {path}: the schema refers to itself, which is not regular")
         known = self._known.get(id(schema))
         if known is None:
-            self.spend(1, path)
-            known = self._known[id(schema)] = schema, self._flat(schema, path, above | {id(schema)})
+            self.spend(2, path)
+            known = self._known[id(schema)] = schema, self._flat(schema, path, above | {id(schema)}, chain)
         return known[1]
 
-    def _flat(self, schema: object, path: str, above: frozenset[int]) -> Flat:
+    def _flat(self, schema: object, path: str, above: frozenset[int], chain: int) -> Flat:
         document = self._document
         given = document.assertions(schema, path)
         own = {keyword: value for keyword, value in given.items() if keyword not in ("$ref", "allOf")}
@@ -105,17 +106,16 @@ class Flattener:
         members += [(member, below(path, "allOf", i)) for i, member in enumerate(given.get("allOf", ()))]
         if not members:
             return Flat(given, path, frozenset({id(schema)}))
-        if len(above) > MAX_CHAIN:
+        if chain >= MAX_CHAIN:
             raise refusal(path, f"more than {MAX_CHAIN} references or allOf lead here")
-        flats = [self.flat(member, where, above) for member, where in members]
+        flats = [self.flat(member, where, above, chain + 1) for member, where in members]
         sources = frozenset({id(schema)}).union(*(flat.sources for flat in flats))
         parts = [flat for flat in flats if flat.assertions]
         if len(parts) == 1 and not own:
             return Flat(parts[0].assertions, parts[0].path, sources)
         merged = own
         for part in parts:
-            self.spend(len(merged) + len(merged.get("properties", ())) + len(merged.get("enum", ())), path)
-            self.spend(len(part.assertions) + len(part.assertions.get("properties", ())), path)
+            self.spend(1 + (size_of(merged) + size_of(part.assertions)) // 8, path)
             merged = _merged(merged, part.assertions, path) if merged else part.assertions
         return Flat(merged, path, sources)
 
@@ -151,6 +151,7 @@ class Flattener:
         if not shared:
             return True
         if "enum" in first and "enum" in second:
+            self.spend((size_of(first["enum"]) + size_of(second["enum"])) // 8, path)
             return not {identity(value) for value in first["enum"]} & {
                 identity(value) for value in second["enum"]
             }

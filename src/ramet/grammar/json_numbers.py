@@ -15,7 +15,7 @@ MAX_DIGITS = 18
 """Of an integer without a bound: 18 digits always fit in 64 bits."""
 MAX_PLACES = 20
 """After the point of a number without bounds: as many as the shortest text of a double can have."""
-MAX_BOUND_DIGITS = 100
+MAX_BOUND_DIGITS = 40
 """Of a bound: more before the point, or after it, are refused."""
 EXACT_DIGITS = 15
 """Decimals of so many significant digits are told apart by doubles."""

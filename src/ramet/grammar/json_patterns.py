@@ -8,6 +8,7 @@ of JSON.
 from __future__ import annotations
 
 from ramet.errors import InvalidConstraint
+from ramet.grammar.json_keywords import shortened
 from ramet.grammar.json_numbers import either
 from ramet.grammar.json_text import ANY_CHAR
 from ramet.grammar.nodes import Concat, Node, Repeat
@@ -33,14 +34,14 @@ def pattern_node(pattern: str) -> Node:
     options = []
     flags, tokens = _without_flags(_tokens(pattern))
     if any(depth > MAX_NESTING for _, depth in _depths(tokens)):
-        raise InvalidConstraint(f"{_short(pattern)} has groups nested deeper than {MAX_NESTING}")
+        raise InvalidConstraint(f"{shortened(pattern)!r} has groups nested deeper than {MAX_NESTING}")
     for branch in _branches(tokens):
         branch, at_start, at_end = _without_anchors(branch)
         wrong = next((token for token in branch if token in _ANCHORS), None)
         if wrong is not None:
             raise InvalidConstraint(
-                f"{_short(pattern)} has {wrong!r} where it cannot be enforced; ^ may begin and $ may end the "
-                "pattern, or an alternative of it, or of a group that is the whole pattern"
+                f"{shortened(pattern)!r} has {wrong!r} where it cannot be enforced; ^ may begin and $ may "
+                "end the pattern, or an alternative of it, or of a group that is the whole pattern"
             )
         found = parse_regex(flags + "".join(_for_both_dialects(token) for token in branch))
         before = () if at_start else (_ANY_TEXT,)
@@ -52,10 +53,6 @@ def pattern_node(pattern: str) -> Node:
 MAX_NESTING = 50
 """Of the groups of a pattern."""
 _ANCHORS = frozenset({"^", "$", "\\A", "\\Z", "\\z", "\\b", "\\B"})
-
-
-def _short(pattern: str) -> str:
-    return repr(pattern if len(pattern) <= 60 else pattern[:60] + "…")
 
 
 def _tokens(pattern: str) -> list[str]:
@@ -70,7 +67,7 @@ def _tokens(pattern: str) -> list[str]:
             end += pattern.startswith("^", end)
             if pattern.startswith("]", end):
                 raise InvalidConstraint(
-                    f"{_short(pattern)} has an empty character class; write \\] for the bracket itself"
+                    f"{shortened(pattern)!r} has an empty character class; write \\] for the bracket itself"
                 )
             while end < len(pattern) and pattern[end] != "]":
                 end += 2 if pattern[end] == "\\" else 1

@@ -22,6 +22,8 @@ from ramet.grammar.json_keywords import (
     below,
     empty,
     refusal,
+    shortened,
+    size_of,
 )
 from ramet.grammar.json_merge import Flattener, joined
 from ramet.grammar.json_numbers import either
@@ -90,7 +92,11 @@ class _Compiler:
         types = schema.get("type", given)
         if not types:
             return self._syntax.anything(MAX_FREE_DEPTH)
-        for keyword in schema:
+        for keyword, value in schema.items():
+            if keyword == "pattern":
+                self._flattener.spend(len(value) // 2, path)
+            elif keyword in FAMILIES["number"]:
+                self._flattener.spend(len(str(value)), path)
             if keyword in TYPES_OF and TYPES_OF[keyword].isdisjoint(types):
                 told = f"{keyword} says nothing about values of type {', '.join(types)}; remove it"
                 raise refusal(below(path, keyword), told)
@@ -132,6 +138,7 @@ class _Compiler:
         return either(nodes)
 
     def _constants(self, schema: Assertions, path: str) -> Node:
+        self._flattener.spend(size_of(schema["enum"]) // 4, path)
         try:
             return either([self._syntax.constant(value) for value in constants_of(schema, path)])
         except EmptySchema:
@@ -156,6 +163,7 @@ class _Compiler:
         if most is not None and least > most:
             raise empty(path, f"an array has at least {least} and at most {most} items")
         given = prefix if most is None else prefix[:most]
+        self._flattener.spend(len(given) * len(given).bit_length() // 4, path)
         nodes = [self.node(item, below(path, "prefixItems", index)) for index, item in enumerate(given)]
         if most is not None and most <= len(given):
             return self._syntax.array(nodes, least)
@@ -173,11 +181,14 @@ class _Compiler:
         )
         for key in required:
             if key in forbidden or (key not in properties and schema.get("additionalProperties") is False):
-                raise empty(below(path, "required"), f"{key!r} is required and not allowed")
+                raise empty(below(path, "required"), f"{shortened(key)!r} is required and not allowed")
             if key not in properties:
                 if "patternProperties" in schema or "propertyNames" in schema:
-                    raise refusal(below(path, "required"), f"{key!r} is required; name it in properties")
+                    raise refusal(
+                        below(path, "required"), f"{shortened(key)!r} is required; name it in properties"
+                    )
                 properties[key] = schema.get("additionalProperties", True)
+        self._flattener.spend(len(properties) * len(properties).bit_length() // 4, path)
         members = []
         for key, value in properties.items():
             if key not in forbidden:
@@ -188,6 +199,7 @@ class _Compiler:
                 raise refusal(
                     path, f"beside additionalProperties, names may have {MAX_KEY_LENGTH} characters"
                 )
+            self._flattener.spend(sum(map(len, properties)), path)
             extra = Extra(string_other_than(list(properties)), extra.value)
         least, most = int(schema.get("minProperties", 0)), schema.get("maxProperties")
         extra = self._counted(members, extra, least, None if most is None else int(most), path)
@@ -209,6 +221,7 @@ class _Compiler:
                 )
             [(pattern, value)] = patterns.items()
             where = below(path, "patternProperties", pattern)
+            self._flattener.spend(len(pattern) // 2, path)
             try:
                 key = string(escape_node(pattern_node(pattern)))
             except InvalidConstraint as error:
@@ -249,5 +262,5 @@ class _Compiler:
 
     def _escapable(self, key: str, path: str) -> str:
         if not key.isascii() and any("\ud800" <= character <= "\udfff" for character in key):
-            raise refusal(path, f"{key!r} holds half of a surrogate pair, which no text can")
+            raise refusal(path, f"{shortened(key)!r} holds half of a surrogate pair, which no text can")
         return key

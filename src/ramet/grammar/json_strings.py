@@ -109,8 +109,8 @@ def _of_length(node: Node, least: int, most: int | None, keyword: str) -> Node:
         )
     if found is _TOO_HARD:
         raise InvalidConstraint(
-            f"minLength and maxLength cannot be enforced together with this {keyword}, of which more than one "
-            "part varies in length; remove them, or put them into a pattern as in ^[a-z]{1,20}$"
+            f"minLength and maxLength cannot be enforced together with this {keyword}, of which more "
+            "than one part varies in length; remove them, or put them into a pattern as in ^[a-z]{1,20}$"
         )
     return found
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ramet.errors import InvalidConstraint
+from ramet.grammar.json_keywords import MAX_BITS
 from ramet.grammar.json_numbers import either, numbers
 from ramet.grammar.json_text import ANY_STRING, escape
 from ramet.grammar.nodes import EMPTY, Alternate, Chars, Concat, Literal, Node, Repeat, optional
@@ -84,6 +85,8 @@ class JsonSyntax:
                 return self.object([Member(key, self.constant(item), True) for key, item in value.items()])
             case float() if not math.isfinite(value):
                 raise InvalidConstraint(f"JSON cannot write the number {value}")
+            case int() if value.bit_length() > MAX_BITS:
+                raise InvalidConstraint("it holds an integer of too many digits")
         return Literal(json.dumps(value))
 
     def array(

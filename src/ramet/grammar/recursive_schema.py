@@ -26,6 +26,8 @@ MAX_NESTING = 600
 
 MAX_KEY_PATTERNS = 200
 """In ``patternProperties``, all together: the parser compares each with each."""
+MAX_PROPERTIES = 3000
+"""All together."""
 MAX_MULTIPLE = 1000
 """Of ``multipleOf``: its automaton has as many states, and the parser builds them all at once."""
 
@@ -55,7 +57,7 @@ class _Rewriter:
         self._document = Document(root)
         self._flattener = Flattener(self._document)
         self._names: dict[int, str] = {}
-        self._num_key_patterns = 0
+        self._num_properties = self._num_key_patterns = 0
         self._bounds: dict[str, dict[float, str]] = {}  # where numbers are bounded: keyword, bound, path
         self._waiting: list[tuple[object, str]] = []
 
@@ -110,6 +112,9 @@ class _Rewriter:
             if keyword == "$ref":
                 found[keyword] = self._reference(*self._document.resolve(value, at))
             elif keyword == "properties":
+                self._num_properties += len(value)
+                if self._num_properties > MAX_PROPERTIES:
+                    raise refusal(at, f"a recursive schema may have up to {MAX_PROPERTIES} properties")
                 found[keyword] = {key: self._schema(item, below(at, key)) for key, item in value.items()}
             elif keyword == "patternProperties":
                 self._num_key_patterns += len(value)

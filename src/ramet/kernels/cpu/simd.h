@@ -118,13 +118,14 @@ RAMET_INLINE F32 exp2(F32 x) {
     return {_mm512_scalef_ps(y, whole)};
 }
 
-// 2^x to 3e-6, for finite x (and not-a-number).
+// 2^x to 2e-6, for finite x (and not-a-number).
 RAMET_INLINE F32 exp2_rough(F32 x) {
     __m512 whole = _mm512_roundscale_ps(x.v, 0);
-    __m512 f = _mm512_sub_ps(x.v, whole), y = _mm512_set1_ps(9.58285e-3f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.590643e-2f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4024099e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9312419e-1f));
+    __m512 f = _mm512_sub_ps(x.v, whole), y = _mm512_set1_ps(1.3333558146e-3f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.6181291076e-3f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5504108665e-2f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022650696e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314718056e-1f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
     return {_mm512_scalef_ps(y, whole)};
 }
