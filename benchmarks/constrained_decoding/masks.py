@@ -142,7 +142,7 @@ def mask_notes(figures: MaskFigures) -> list[str]:
                 f"(target at most {_MASK_TARGET * 1e6:,.0f} µs: {_met(mean <= _MASK_TARGET)})"
             )
         notes += [
-            f"{figures.vocabulary}: above that target: {case}, {times.new_state * 1e6:,.0f} µs for a new state"
+            f"{figures.vocabulary}: above that target: {case}, {times.new_state * 1e6:,.0f} µs"
             for case, times in good.items()
             if times.new_state is not None and times.new_state > _MASK_TARGET
         ]

@@ -70,7 +70,12 @@ def piece_tokenizer() -> Tokenizer:
 
 
 def random_backend(
-    *, jump_forward: bool = True, salt: int = 0, num_slots: int = 4096, **scheduler
+    *,
+    jump_forward: bool = True,
+    salt: int = 0,
+    num_slots: int = 4096,
+    vocab_size: int | None = None,
+    **scheduler,
 ) -> LocalBackend:
     """A backend whose next token is a hash of the context."""
 
@@ -78,7 +83,8 @@ def random_backend(
         return zlib.crc32(np.array((salt, *context), dtype=np.int64).tobytes())
 
     tokenizer = piece_tokenizer()
-    runner = FakeRunner(next_token, num_slots=num_slots, vocab_size=len(tokenizer.vocab), context_length=8192)
+    vocab_size = vocab_size or len(tokenizer.vocab)
+    runner = FakeRunner(next_token, num_slots=num_slots, vocab_size=vocab_size, context_length=8192)
     grammars = GrammarCompiler(tokenizer, runner.vocab_size)
     core = EngineCore(
         runner,

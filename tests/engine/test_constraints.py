@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import weakref
 
 import pytest
 from pieces import piece_tokenizer, random_backend
@@ -12,6 +13,7 @@ from pieces import piece_tokenizer, random_backend
 from ramet.constraints import Cfg, Choice, JsonSchema, Regex
 from ramet.errors import InvalidConstraint, InvalidRequest
 from ramet.event_loop import run_sync
+from ramet.grammar.compiler import GrammarCompiler
 from ramet.types import Prompt, SamplingParams
 
 PATTERNS = [
@@ -224,3 +226,63 @@ def test_a_constraint_that_the_vocabulary_cannot_spell_ends_that_request():
     with pytest.raises(InvalidRequest, match="constraint must be one of Regex"):
         SamplingParams(constraint="yes|no")
     backend.shutdown()
+
+
+def test_a_stop_token_that_is_text_is_text_before_min_tokens():
+    backend = random_backend(jump_forward=False)
+    for pattern in ("q,q,q,q,q,q,q", "(,){3,30}"):
+        (completion,) = run_sync(ask(backend, Regex(pattern), stop_token_ids=[ord(",")], min_tokens=4))
+        assert completion.stop_reason == ord(",") and len(completion.token_ids) > 4
+    backend.shutdown()
+
+
+def test_a_long_forced_text_comes_in_pieces_and_no_more_of_it_than_asked_for():
+    backend = random_backend()
+    text = "0123456789" * 200
+    (whole,) = run_sync(ask(backend, Choice((text,)), max_tokens=3000))
+    assert (whole.text, whole.finish_reason) == (text, "stop")
+    before = run_sync(backend.stats())
+    assert 2 < before.steps < 20
+    (cut,) = run_sync(ask(backend, Choice((text,)), max_tokens=3))
+    after = run_sync(backend.stats())
+    assert (cut.finish_reason, len(cut.token_ids)) == ("length", 3)
+    assert after.steps == before.steps
+    backend.shutdown()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_harms_nobody():
+    backend = random_backend(vocab_size=300)
+    params = SamplingParams(constraint=Regex("(the answer is ){2}(yes|no)"), stop_token_ids=[350])
+    (completion,) = run_sync(backend.generate(Prompt.of([ord(">")]), params))
+    assert re.fullmatch("(the answer is ){2}(yes|no)", completion.text)
+    assert max(completion.token_ids) < 300
+    backend.shutdown()
+
+
+def test_a_cancelled_caller_is_not_compiled_for():
+    backend = random_backend()
+
+    async def leave_and_ask():
+        calls = [asyncio.ensure_future(ask(backend, Regex(f"(a|b)*a(a|b){{20}}{i}"))) for i in range(50)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return await ask(backend, Regex("yes|no"))
+
+    (completion,) = run_sync(leave_and_ask())
+    assert completion.text in ("yes", "no")
+    assert not backend._grammars._under_way
+    backend.shutdown()
+
+
+def test_dropped_constraints_are_freed_at_once():
+    tokenizer = piece_tokenizer()
+    compiler = GrammarCompiler(tokenizer, len(tokenizer.vocab), cache_bytes=1)
+    gone = weakref.ref(compiler.get(Regex("a[bc]{3}")))
+    kept = weakref.ref(compiler.get(Regex("another")))
+    compiler.close()
+    while compiler._under_way:  # the last future is dropped on the worker's thread
+        pass
+    assert kept() is not None
+    assert gone() is None

@@ -138,8 +138,9 @@ class EngineCore:
             return None
         if self._grammars is None:
             raise UnsupportedFeature("constraints need a tokenizer, and this engine has none")
-        # Every token gets a logprob where they are wanted, and only sampled ones have one
-        jump_forward = self._enable_jump_forward and params.logprobs is None
+        # Only sampled tokens have logprobs; and stop regexes are slow, so many tokens at once would take long
+        is_plain = params.logprobs is None and not params.stop_regex
+        jump_forward = self._enable_jump_forward and is_plain
         return self._grammars.get(params.constraint).matcher(jump_forward=jump_forward)
 
     def _room_after(self, token_ids: list[int], score_from: int | None) -> int:

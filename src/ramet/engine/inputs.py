@@ -126,7 +126,7 @@ def _penalties(requests: list[Request]) -> Penalties | None:
 
 def _bias(requests: list[Request]) -> LogitBias | None:
     """Tokens that may not be drawn: whatever would end a request before its ``min_tokens``."""
-    banned = [request.stop_checker.banned_token_ids for request in requests]
+    banned = [request.banned_token_ids for request in requests]
     if not any(banned):
         return None
     sizes = [len(token_ids) for token_ids in banned]

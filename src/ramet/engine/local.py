@@ -180,9 +180,11 @@ class LocalBackend:
             return None
         with self._alive():
             future = asyncio.wrap_future(self._grammars.submit(params.constraint))
+        future.add_done_callback(_retrieve)
         try:
             return await asyncio.shield(future)  # others may wait for the same one
         except asyncio.CancelledError:
+            self._grammars.give_up(params.constraint)
             if future.cancelled() and self._dead is not None:  # by the shutdown, not by our caller
                 raise _own(self._dead) from None
             raise
@@ -338,6 +340,12 @@ def _own(death: EngineDead) -> EngineDead:
 def _call_all(calls: list[Callable[[], None]]) -> None:
     for call in calls:
         call()
+
+
+def _retrieve(future: asyncio.Future[Grammar]) -> None:
+    """Look at an error, so that it is not reported as lost if the caller has gone."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _set_result(future: asyncio.Future[EngineStats | bool], value: EngineStats | bool) -> None:

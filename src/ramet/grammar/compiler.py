@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ramet.constraints import Cfg, Choice, Constraint, JsonSchema, Regex
@@ -27,6 +27,8 @@ from ramet.tokenizer.tokenizer import Tokenizer
 
 CACHE_BYTES = 256 << 20
 MAX_SCHEMA_BYTES = 1 << 20
+OVERHEAD_BYTES = 16 << 10
+"""Of a compiled constraint, besides its automaton and its text."""
 SLOW_SECONDS = 0.5
 
 logger = logging.getLogger(__name__)
@@ -49,9 +51,11 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._index: TokenIndex | None = None  # built for the first constraint: most engines never see one
         self._index_lock = threading.Lock()
-        self._kept: OrderedDict[Constraint, Grammar] = OrderedDict()  # least recently used first
+        self._kept: OrderedDict[Constraint, tuple[Grammar, int]] = OrderedDict()  # least recently used first
+        self._kept_bytes = 0
         self._in_use: weakref.WeakValueDictionary[Constraint, Grammar] = weakref.WeakValueDictionary()
         self._under_way: dict[Constraint, Future[Grammar]] = {}
+        self._waiting: Counter[Constraint] = Counter()  # how many callers for each that is under way
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="ramet-grammar")
         self.num_compiled = 0
 
@@ -60,15 +64,30 @@ class GrammarCompiler:
         with self._lock:
             future = self._under_way.get(constraint)
             if future is not None:
+                self._waiting[constraint] += 1
                 return future
-            grammar = self._find(constraint)
+            grammar = self._in_use.get(constraint)
             if grammar is not None:
+                self._keep(constraint, grammar)
                 future = Future()
                 future.set_result(grammar)
                 return future
             future = self._under_way[constraint] = self._workers.submit(self._compile, constraint)
-        future.add_done_callback(lambda done: self._keep(constraint, done))
+            self._waiting[constraint] = 1
+        future.add_done_callback(lambda done: self._compiled(constraint, done))
         return future
+
+    def give_up(self, constraint: Constraint) -> None:
+        """One caller of `submit` no longer waits. What nobody waits for is not begun."""
+        with self._lock:
+            future = self._under_way.get(constraint)
+            if future is None:
+                return
+            self._waiting[constraint] -= 1
+            if self._waiting[constraint] > 0:
+                return
+            del self._under_way[constraint], self._waiting[constraint]
+        future.cancel()
 
     def get(self, constraint: Constraint) -> Grammar:
         """The grammar of a constraint; waits for it if it has to be compiled.
@@ -83,23 +102,23 @@ class GrammarCompiler:
         """Compile nothing more."""
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _find(self, constraint: Constraint) -> Grammar | None:
-        grammar = self._in_use.get(constraint)
-        if constraint in self._kept:
-            self._kept.move_to_end(constraint)
-        elif grammar is not None:
-            self._kept[constraint] = grammar
-        return grammar
-
-    def _keep(self, constraint: Constraint, done: Future[Grammar]) -> None:
+    def _compiled(self, constraint: Constraint, done: Future[Grammar]) -> None:
         with self._lock:
-            self._under_way.pop(constraint, None)
-            if done.cancelled() or done.exception() is not None:
-                return
-            self._in_use[constraint] = self._kept[constraint] = done.result()
-            total = sum(grammar.num_bytes for grammar in self._kept.values())
-            while total > self._cache_bytes and len(self._kept) > 1:
-                total -= self._kept.popitem(last=False)[1].num_bytes
+            if self._under_way.get(constraint) is done:
+                del self._under_way[constraint], self._waiting[constraint]
+            if not done.cancelled() and done.exception() is None:
+                self._keep(constraint, done.result())
+
+    def _keep(self, constraint: Constraint, grammar: Grammar) -> None:
+        """Make it the last to be dropped, counted with what it takes now. Under the lock."""
+        known = self._kept.pop(constraint, None)
+        num_bytes = grammar.num_bytes + _size_of(constraint)
+        self._in_use[constraint] = grammar
+        self._kept[constraint] = grammar, num_bytes
+        self._kept_bytes += num_bytes - (known[1] if known is not None else 0)
+        while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped
 
     def _compile(self, constraint: Constraint) -> Grammar:
         started = time.perf_counter()
@@ -140,6 +159,11 @@ class GrammarCompiler:
             if self._index is None:
                 self._index = TokenIndex(self._tokenizer.vocab, self._vocab_size)
             return self._index
+
+
+def _size_of(constraint: Constraint) -> int:
+    texts = constraint.choices if isinstance(constraint, Choice) else (str(constraint),)
+    return OVERHEAD_BYTES + 4 * sum(map(len, texts))
 
 
 def _parse(text: str) -> object:

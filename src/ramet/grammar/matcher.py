@@ -17,14 +17,14 @@ import numpy as np
 from ramet.errors import InvalidConstraint
 from ramet.grammar.automaton import Dfa
 from ramet.grammar.compressed import CompressedFsm
-from ramet.grammar.jump_forward import Encode, Jump, find_jump
+from ramet.grammar.jump_forward import Encode, Jumper
 from ramet.grammar.token_index import TokenIndex
 from ramet.model_io import UInt32Array
 from ramet.tokenizer.vocab import Vocab
 
-MASK_CACHE_BYTES = 32 << 20
+MASK_CACHE_BYTES = 16 << 20
 """For the masks of one grammar."""
-JUMP_CACHE_SIZE = 4096
+JUMP_CACHE_SIZE = 1024
 
 
 class GrammarMatcher(Protocol):
@@ -78,11 +78,11 @@ class DfaGrammar:
         self.fsm = CompressedFsm(dfa)
         self._index = index
         self._vocab = vocab
-        self._encode = encode
+        # Of an object of its own: a cache around a method of this one would keep it alive
+        self.find_jump = lru_cache(JUMP_CACHE_SIZE)(Jumper(self.fsm, index, vocab, encode).find)
         self._lock = threading.Lock()
         self._masks: OrderedDict[int, tuple[UInt32Array, bool]] = OrderedDict()
         self._max_masks = max(MASK_CACHE_BYTES // (4 * index.num_words), 16)
-        self.find_jump = lru_cache(JUMP_CACHE_SIZE)(self._find_jump)
 
     @property
     def num_bytes(self) -> int:
@@ -107,9 +107,6 @@ class DfaGrammar:
             if len(self._masks) > self._max_masks:
                 self._masks.popitem(last=False)
         return found
-
-    def _find_jump(self, sampled: int | None, state: int) -> Jump | None:
-        return find_jump(self.fsm, self._index, self._vocab, self._encode, sampled, state)
 
 
 class DfaMatcher:

@@ -48,12 +48,12 @@ class TokenIndex:
         self._walker: _Walker = (
             _ArrayWalker(nodes) if kernels is None else _NativeWalker(kernels.TokenTrie, nodes)
         )
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
 
     @property
     def num_words(self) -> int:
         """Words of 32 bits in a mask."""
-        return -(-self._vocab_size // 32)
+        return -(-self.vocab_size // 32)
 
     def allowed(self, dfa: Dfa, state: int) -> UInt32Array:
         """The tokens that keep ``dfa`` alive from ``state``.

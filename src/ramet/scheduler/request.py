@@ -120,7 +120,8 @@ class Request:
         Raises:
             InvalidRequest: a stop regex is too slow on this output, or its constraint cannot be continued.
         """
-        if self.matcher is None or token_id in self.stop_checker.end_token_ids:
+        checker = self.stop_checker
+        if self.matcher is None or token_id in checker.end_token_ids - checker.banned_token_ids:
             return [token_id], self.append(token_id)
         return self._append_all(self.matcher.take(token_id), self.matcher)
 
@@ -139,8 +140,14 @@ class Request:
             return
         self.matcher.fill_bitmask(row)
         if self.matcher.may_end:
-            for token_id in self.stop_checker.end_token_ids:
-                row[token_id // 32] |= np.uint32(1 << token_id % 32)
+            for token_id in self.stop_checker.end_token_ids - self.stop_checker.banned_token_ids:
+                if token_id < 32 * len(row):  # a tokenizer may know more tokens than the model
+                    row[token_id // 32] |= np.uint32(1 << token_id % 32)
+
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """Tokens that may not be drawn next whatever their logits; a constraint says that in its bitmask."""
+        return frozenset() if self.matcher is not None else self.stop_checker.banned_token_ids
 
     def append(self, token_id: int) -> Stop | None:
         """Take one more output token, sampled or forced: the only way tokens are added.

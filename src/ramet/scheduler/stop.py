@@ -72,7 +72,7 @@ class StopChecker:
 
     @property
     def banned_token_ids(self) -> frozenset[int]:
-        """Tokens that may not be drawn next, because ``min_tokens`` is not reached."""
+        """Tokens that may not end the output next, because ``min_tokens`` is not reached."""
         if self._num_tokens >= self._params.min_tokens:
             return frozenset()
         return self._end
@@ -91,7 +91,8 @@ class StopChecker:
         self._num_tokens += 1
         if token_id in self._eos:
             return Stop("stop", by_token=True)
-        if token_id in self._params.stop_token_ids:
+        # Before min_tokens none is drawn to end the text, but a constraint may ask for one as text
+        if token_id in self._end and self._num_tokens > self._params.min_tokens:
             return Stop("stop", token_id, by_token=True)
         if self._detokenizer is not None:
             self._text += self._detokenizer.append(token_id)

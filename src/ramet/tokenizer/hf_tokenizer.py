@@ -48,6 +48,11 @@ def load_hf_tokenizer(folder: Path) -> Tokenizer:
         eos = _end_tokens(folder, named, added)
         added = _with_special(added, eos if bos is None else eos | {bos})
         tokens, kinds = _entries(definition["model"]["vocab"], added, alphabet)
+        for token_id in (
+            eos if bos is None else eos | {bos}
+        ):  # never text, even if the file has them among words
+            if token_id < len(kinds):
+                kinds[token_id] = TokenKind.SPECIAL
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptWeights(f"{path} lacks or misplaces {error}; download it again") from error
     source = _template_source(folder, settings)
