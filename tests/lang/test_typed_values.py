@@ -127,6 +127,112 @@ def test_a_text_that_was_cut_short_says_so():
         state.value("v")
 
 
+class Cut(MockBackend):
+    """Its completions end the way they are told to."""
+
+    def __init__(self, replies, **ending):
+        super().__init__(replies)
+        self.ending = ending
+
+    async def generate(self, prompt, params):
+        completions = await super().generate(prompt, params)
+        return [dataclasses.replace(one, **self.ending) for one in completions]
+
+
+@pytest.mark.parametrize(
+    ("ending", "why"),
+    [
+        ({"finish_reason": "length"}, "max_tokens cut it short"),
+        ({"stop_reason": "0"}, "stop '0' cut it short"),
+        ({"stop_reason": 17}, "stop 17 cut it short"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"dtype": int}, "12"),
+        ({"dtype": bool}, "True"),
+        ({"json_schema": {"type": "integer"}}, "12"),
+        ({"json_schema": list[int]}, "[1]"),
+    ],
+)
+def test_the_beginning_of_a_value_is_no_value_even_if_it_parses(arguments, text, ending, why):
+    @rm.function
+    def program(s):
+        s += "x" + rm.gen("v", **arguments)
+
+    state = program.run(backend=Cut([text], **ending))
+    assert state["v"] == text
+    with pytest.raises(rm.ProgramError, match=f"'v' is not a complete value .{why}"):
+        state.value("v")
+
+
+def test_a_regex_and_a_constraint_give_what_was_written_also_where_it_was_cut():
+    @rm.function
+    def program(s):
+        s += "x" + rm.gen("v", regex="[0-9]{8}") + rm.gen("w", constraint=rm.Regex("[0-9]{8}"))
+
+    state = program.run(backend=Cut(["12", "34"], finish_reason="length"))
+    assert (state.value("v"), state.value("w")) == ("12", "34")
+
+
+def test_a_bool_is_true_or_false_and_nothing_else():
+    state, _ = run(rm.gen("v", dtype=bool), "T")
+    with pytest.raises(rm.ProgramError, match="'T' is neither True nor False"):
+        state.value("v")
+
+
+def test_values_keep_their_types_when_forks_are_joined():
+    point = '{"x": 1, "y": 2.5}'
+
+    def reply(prompt, params):
+        return {rm.JsonSchema: point, rm.Regex: "7"}.get(type(params.constraint), "free")
+
+    @rm.function
+    def program(s):
+        s += "x"
+        with s.fork(3) as forks:
+            forks[0] += rm.gen("v", dtype=int) + rm.gen("free")
+            forks[1] += rm.gen("v", json_schema=Point, n=2)
+            with forks[2].copy() as inner:
+                inner += rm.gen("v", dtype=float)
+            forks[2]["free"] = [8]
+        with s.copy() as draft:
+            draft += rm.gen("draft", dtype=int)
+
+    state = program.run(backend=MockBackend(reply))
+    assert state["v"] == ["7", [point, point], ["7"]]
+    assert state.value("v") == [7, [Point(1, 2.5), Point(1, 2.5)], [7.0]]
+    assert state.value("free") == state["free"] == ["free", [8]]
+    assert state.value("draft") == [7]
+
+
+def test_a_value_that_a_fork_has_cut_short_is_refused_after_the_join():
+    @rm.function
+    def program(s):
+        s += "x"
+        with s.fork(2) as forks:
+            forks += rm.gen("v", dtype=int)
+
+    state = program.run(backend=Cut(["1", "2"], finish_reason="length"))
+    assert state["v"] == ["1", "2"]
+    with pytest.raises(rm.ProgramError, match="max_tokens cut it short"):
+        state.value("v")
+
+
+def test_a_constraint_of_the_run_is_for_every_gen_that_has_none():
+    @rm.function
+    def program(s):
+        s += "x" + rm.gen("a") + rm.gen("b", dtype=int) + rm.gen("c")
+
+    backend = MockBackend(["yes", "3", "no"])
+    choice = rm.Choice(["yes", "no"])
+    program.run(backend=backend, constraint=choice).sync()
+    first, second, third = [call.params.constraint for call in backend.calls_of("generate")]
+    assert first == third == choice
+    assert isinstance(second, rm.Regex)
+
+
 def test_values_can_be_awaited():
     @rm.function
     async def program(s):
@@ -142,6 +248,7 @@ def test_values_can_be_awaited():
         ({"dtype": list}, "dtype must be int, float, bool or str"),
         ({"regex": 3}, "regex must be a string"),
         ({"json_schema": "{"}, "json_schema is not JSON"),
+        ({"json_schema": "[" * 100_000}, "json_schema is not JSON"),
         ({"json_schema": {"a": object()}}, "json_schema cannot be written as JSON"),
         ({"json_schema": object}, "json_schema must be a schema"),
         ({"json_schema": 7}, "json_schema must be a schema"),

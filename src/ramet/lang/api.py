@@ -79,7 +79,7 @@ def gen_string(name: str | None = None, max_tokens: int | None = None, **samplin
     return gen(name, max_tokens, dtype=str, **sampling)
 
 
-def _typed_output(*, regex: object, json_schema: object, dtype: object) -> TypedOutput | None:
+def _typed_output(*, regex: str | None, json_schema: object, dtype: object) -> TypedOutput | None:
     given = [value is not None for value in (regex, json_schema, dtype)]
     if sum(given) > 1:
         raise InvalidRequest("give one of regex, json_schema and dtype")

@@ -61,9 +61,11 @@ class Reader:
         """The outcome of a variable as a value of its type.
 
         Raises:
-            ProgramError: the text is no such value.
+            ProgramError: the text is no such value, or was cut short.
         """
-        parse = self._known(name).parse
+        if outcome.parts is not None:
+            return [self.typed(name, part) for part in outcome.parts]
+        parse = outcome.parse
         if parse is None:
             return outcome.value
         several = isinstance(outcome.value, list)
@@ -73,11 +75,18 @@ class Reader:
         return values if several else values[0]
 
     def _parsed(self, name: str, parse: Parse, text: str, meta: dict[str, Any]) -> Any:
+        # NOTE: before parsing, for the beginning of a value may be another one: 12 of 1234
+        if meta["finish_reason"] == "length":
+            raise self._incomplete(name, "max_tokens cut it short")
+        if meta["stop_reason"] is not None:
+            raise self._incomplete(name, f"stop {meta['stop_reason']!r} cut it short")
         try:
             return parse(text)
         except Exception as error:  # whatever a model's own validators raise
-            why = "max_tokens cut it short" if meta["finish_reason"] == "length" else cause_of(error)
-            raise ProgramError(f"{self.stream.label}: {name!r} is not a complete value ({why})") from error
+            raise self._incomplete(name, cause_of(error)) from error
+
+    def _incomplete(self, name: str, why: str) -> ProgramError:
+        return ProgramError(f"{self.stream.label}: {name!r} is not a complete value ({why})")
 
     def read_prompt(self, what: str, instead: str) -> Prompt:
         """`prompt`, waiting for it."""

@@ -199,10 +199,11 @@ class ProgramState:
 
         After ``gen(json_schema=...)`` that is the parsed JSON, or an instance of the model or type that was
         given; after ``gen(dtype=...)`` a number, bool or string; otherwise what `get_var` gives. With
-        ``n > 1`` it is a list of values.
+        ``n > 1`` it is a list of values, after a join a list with one entry per fork.
 
         Raises:
-            ProgramError: the text is no such value: generation ended before it was complete.
+            ProgramError: ``max_tokens`` or a stop ended the text of a typed variable, so that it may be less
+                than the value, even where it parses; or a model's own validator refuses the value.
         """
         return self._reader.typed(name, self._reader.outcome(name))
 

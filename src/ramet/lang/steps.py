@@ -226,10 +226,7 @@ class GatherVariables(Step):
             # NOTE: settled, for a fork settles its variables before it passes its checkpoint
             futures = [source.outcome for source in self.sources[name]]
             if all(future.exception() is None for future in futures):
-                outcomes = [future.result() for future in futures]
-                variable.resolve(
-                    [outcome.value for outcome in outcomes], [outcome.meta for outcome in outcomes]
-                )
+                variable.gather([future.result() for future in futures])
         raise_first_failure(self.checkpoints, snapshots)
 
     def abandon(self, error: BaseException) -> None:

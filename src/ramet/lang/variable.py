@@ -6,6 +6,7 @@ sees it; read from any thread. The deltas are written and read on the event loop
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -19,10 +20,17 @@ Delta: TypeAlias = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The value of a variable, and its meta information (``None`` if the program set it)."""
+    """The value of a variable, and its meta information (``None`` if the program set it).
+
+    Attributes:
+        parse: from its text (or the texts of ``n > 1``) to a value, if it has a type.
+        parts: of a variable that a join has gathered, the outcomes of the forks.
+    """
 
     value: Any
     meta: Any = None
+    parse: Parse | None = None
+    parts: tuple[Outcome, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +53,12 @@ class Variable:
         return self.outcome.done()
 
     def resolve(self, value: object, meta: object = None) -> None:
-        self.outcome.set_result(Outcome(value, meta))
+        self.outcome.set_result(Outcome(value, meta, self.parse))
+
+    def gather(self, parts: Sequence[Outcome]) -> None:
+        """Resolve to the list of what forks have set."""
+        values, metas = [part.value for part in parts], [part.meta for part in parts]
+        self.outcome.set_result(Outcome(values, metas, parts=tuple(parts)))
 
     def abandon(self, error: BaseException) -> None:
         """It will not get a value, unless it already has one."""
