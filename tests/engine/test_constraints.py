@@ -54,7 +54,7 @@ async def ask_all(backend, constraints, **sampling):
 
 @pytest.mark.parametrize("jump_forward", [True, False])
 def test_every_output_matches_its_constraint(jump_forward):
-    for salt in range(40):
+    for salt in range(90):
         backend = random_backend(jump_forward=jump_forward, salt=salt)
         outputs = run_sync(ask_all(backend, [*map(Regex, PATTERNS)], seed=salt))
         for pattern, (completion,) in zip(PATTERNS, outputs, strict=True):
@@ -286,3 +286,34 @@ def test_dropped_constraints_are_freed_at_once():
         pass
     assert kept() is not None
     assert gone() is None
+
+
+def test_others_go_on_while_a_hostile_constraint_is_looked_at():
+    backend = random_backend()
+    hostile = ["(a|b)*a(a|b){20}", "((a{1000}){1000}){1000}", "(a?){5000}(a){5000}", "(" * 5000, "a" * 10**6]
+    params = SamplingParams(max_tokens=4000, ignore_eos=True)
+
+    async def both():
+        arrived = [0]
+
+        async def follow():
+            async for chunk in backend.stream(Prompt.of("go>"), params):
+                arrived[0] += len(chunk.token_ids)
+
+        stream = asyncio.ensure_future(follow())
+        while not arrived[0]:
+            await asyncio.sleep(0)
+        begun = arrived[0]
+        with pytest.raises(InvalidConstraint):
+            await ask(backend, Regex(hostile[0]))
+        meanwhile = arrived[0] - begun
+        for pattern in hostile[1:]:
+            with pytest.raises(InvalidConstraint):
+                await ask(backend, Regex(pattern))
+        await stream
+        return meanwhile, arrived[0]
+
+    meanwhile, total = run_sync(both())
+    assert meanwhile > 0
+    assert total == 4000
+    backend.shutdown()
