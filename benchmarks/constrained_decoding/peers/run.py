@@ -32,8 +32,8 @@ class Adapter(Protocol):
 
 def serve(load: Callable[[dict[str, Any]], Adapter]) -> None:
     """Answer messages until the input ends."""
-    wire._die_with_parent()
-    inbox, outbox = wire._private_pipes()
+    wire.die_with_parent()
+    inbox, outbox = wire.private_pipes()
     adapter: Adapter | None = None
     for line in inbox:
         message = json.loads(line)

@@ -67,8 +67,8 @@ class Adapter(Protocol):
 
 def serve(load: Callable[[Options], Adapter]) -> None:
     """Answer messages until the input ends."""
-    _die_with_parent()
-    inbox, outbox = _private_pipes()
+    die_with_parent()
+    inbox, outbox = private_pipes()
     adapter: Adapter | None = None
     for line in inbox:
         message = json.loads(line)
@@ -106,7 +106,7 @@ def _timed(adapter: Adapter, call: Call) -> dict[str, Any]:
     return {"seconds": seconds, "tokens": outputs, "work": work}
 
 
-def _private_pipes() -> tuple[Any, Any]:
+def private_pipes() -> tuple[Any, Any]:
     """Copies of standard input and output; the engine gets /dev/null and standard error in their place."""
     inbox, outbox = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -117,7 +117,7 @@ def _private_pipes() -> tuple[Any, Any]:
     return inbox, outbox
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: a benchmark that is killed leaves no engine behind, not even a stopped one."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

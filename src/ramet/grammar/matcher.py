@@ -117,6 +117,7 @@ class DfaMatcher:
         self._vocab = vocab
         self._jump_forward = jump_forward
         self._state = 0
+        self._mask: tuple[UInt32Array, bool] | None = None  # of the state, once it is known
 
     @property
     def may_end(self) -> bool:
@@ -124,7 +125,7 @@ class DfaMatcher:
 
     @property
     def is_terminated(self) -> bool:
-        return self.may_end and not self._grammar.allowed(self._state)[1]
+        return self.may_end and not self._allowed()[1]
 
     def begin(self) -> list[int]:
         token_ids = self._jump(None)
@@ -136,21 +137,30 @@ class DfaMatcher:
         state = self._grammar.fsm.walk(self._state, piece)
         if state < 0 or not piece:
             raise InvalidConstraint(f"token {token_id} ({piece!r}) does not continue the constraint")
-        self._state = state
+        self._enter(state)
         token_ids = self._jump(token_id)
         self._check()
         return token_ids
 
     def fill_bitmask(self, row: UInt32Array) -> None:
-        np.copyto(row, self._grammar.allowed(self._state)[0])
+        np.copyto(row, self._allowed()[0])
+
+    def _enter(self, state: int) -> None:
+        self._state = state
+        self._mask = None
+
+    def _allowed(self) -> tuple[UInt32Array, bool]:
+        if self._mask is None:
+            self._mask = self._grammar.allowed(self._state)
+        return self._mask
 
     def _jump(self, sampled: int | None) -> list[int]:
         jump = self._grammar.find_jump(sampled, self._state) if self._jump_forward else None
         if jump is None:
             return [] if sampled is None else [sampled]
-        self._state = jump.state
+        self._enter(jump.state)
         return list(jump.token_ids)
 
     def _check(self) -> None:
-        if not self.may_end and not self._grammar.allowed(self._state)[1]:
+        if not self.may_end and not self._allowed()[1]:
             raise InvalidConstraint("no token of the model's vocabulary can continue the constraint here")

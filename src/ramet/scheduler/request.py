@@ -120,18 +120,18 @@ class Request:
         Raises:
             InvalidRequest: a stop regex is too slow on this output, or its constraint cannot be continued.
         """
-        checker = self.stop_checker
-        if self.matcher is None or token_id in checker.end_token_ids - checker.banned_token_ids:
+        if self.matcher is None or token_id in self.stop_checker.end_token_ids:
             return [token_id], self.append(token_id)
         return self._append_all(self.matcher.take(token_id), self.matcher)
 
     def _append_all(self, token_ids: list[int], matcher: GrammarMatcher) -> tuple[list[int], Stop | None]:
+        end = Stop("stop") if matcher.is_terminated else None  # with the last of them
         for count, token_id in enumerate(token_ids, start=1):
             stop = self.append(token_id)
-            is_complete = count == len(token_ids) and matcher.is_terminated
+            is_complete = end is not None and count == len(token_ids)
             if stop is not None and not (is_complete and stop.finish_reason == "length"):
                 return token_ids[:count], stop
-        return token_ids, Stop("stop") if matcher.is_terminated else None
+        return token_ids, end
 
     def fill_bitmask(self, row: UInt32Array) -> None:
         """Write which tokens may be drawn next: ``[ceil(vocab_size / 32)]``, the lowest bit first."""
@@ -140,7 +140,7 @@ class Request:
             return
         self.matcher.fill_bitmask(row)
         if self.matcher.may_end:
-            for token_id in self.stop_checker.end_token_ids - self.stop_checker.banned_token_ids:
+            for token_id in self.stop_checker.end_token_ids:
                 if token_id < 32 * len(row):  # a tokenizer may know more tokens than the model
                     row[token_id // 32] |= np.uint32(1 << token_id % 32)
 

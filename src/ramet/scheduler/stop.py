@@ -67,8 +67,9 @@ class StopChecker:
 
     @property
     def end_token_ids(self) -> frozenset[int]:
-        """Tokens that end the request: EOS, unless it is ignored, and ``stop_token_ids``."""
-        return self._end
+        """Tokens that may end the request next: EOS, unless it is ignored, and ``stop_token_ids``; none
+        before ``min_tokens``."""
+        return self._end - self.banned_token_ids
 
     @property
     def banned_token_ids(self) -> frozenset[int]:
