@@ -9,7 +9,7 @@ from statistics import fmean, median
 from rich.table import Table
 
 from constrained_decoding.libraries import Followed, Library
-from constrained_decoding.patterns import EXAMPLE, Case
+from constrained_decoding.patterns import EXAMPLES, Case
 
 Say = Callable[[str], None]
 _COMPILE_TARGET = 0.050
@@ -122,10 +122,11 @@ def mask_notes(figures: MaskFigures) -> list[str]:
     ]
     ours = {case: per_library["Ramet"] for case, per_library in figures.times.items()}
     good = {case: times for case, times in ours.items() if times.error is None}
-    if EXAMPLE in good:
-        first = good[EXAMPLE].first
+    of_examples = [times.first for case, times in good.items() if case.startswith(EXAMPLES)]
+    if of_examples:
+        first = max(of_examples)
         notes.append(
-            f"{figures.vocabulary}: compile + first mask for examples/: {first * 1e3:.1f} ms "
+            f"{figures.vocabulary}: compile + first mask for examples/, at most: {first * 1e3:.1f} ms "
             f"(target at most {_COMPILE_TARGET * 1e3:.0f} ms: {_met(first <= _COMPILE_TARGET)})"
         )
     if good:

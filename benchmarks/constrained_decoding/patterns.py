@@ -13,8 +13,15 @@ from constrained_decoding.workload import RECORD, SCHEMA
 from ramet.constraints import Choice, Constraint, JsonSchema, Regex
 from ramet.typed import of_json_schema
 
-EXAMPLE = "JSON: examples/json_extraction.py"
-_EXAMPLE_FILE = Path(__file__).resolve().parents[2] / "examples" / "json_extraction.py"
+EXAMPLES = "examples/"
+"""What the names of their cases begin with."""
+_FOLDER = Path(__file__).resolve().parents[2] / "examples"
+_FILLED_IN = {
+    "Founded on": "1987-04-23",
+    "Website": "https://www.bakery.com/",
+    "Phone": "+46 123 4567",
+    "Motto": "Bread that arrives warm.",
+}
 
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 # fmt: off
@@ -115,7 +122,7 @@ class Case:
 
 def cases(*, quick: bool = False) -> list[Case]:
     """All of them, or a few."""
-    chosen = [_example(), *_own()]
+    chosen = [*_examples(), *_own()]
     return chosen[:4] if quick else chosen
 
 
@@ -178,11 +185,24 @@ def _own() -> list[Case]:
     ]
 
 
-def _example() -> Case:
-    """The type that examples/json_extraction.py extracts."""
-    spec = importlib.util.spec_from_file_location("json_extraction", _EXAMPLE_FILE)
-    assert spec is not None and spec.loader is not None, _EXAMPLE_FILE
+def _examples() -> list[Case]:
+    """The constraints of the examples."""
+    review = _load("json_extraction").Review
+    text = '{"name_of_the_dish": "mushroom soup", "would_order_again": true, "number_of_stars": 5}'
+    json_case = Case(f"{EXAMPLES}json_extraction.py", of_json_schema(review).constraint, text)
+    fields: dict[str, str] = _load("regex_fields").FIELDS
+    return [
+        json_case,
+        *(
+            Case(f"{EXAMPLES}regex_fields.py {name}", Regex(pattern), _FILLED_IN[name])
+            for name, pattern in fields.items()
+        ),
+    ]
+
+
+def _load(example: str) -> Any:
+    spec = importlib.util.spec_from_file_location(example, _FOLDER / f"{example}.py")
+    assert spec is not None and spec.loader is not None, example
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    text = '{"name_of_the_dish": "mushroom soup", "would_order_again": true, "number_of_stars": 5}'
-    return Case(EXAMPLE, of_json_schema(module.Review).constraint, text)
+    return module
