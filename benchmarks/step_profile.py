@@ -23,8 +23,8 @@ from ramet.engine.inputs import build_model_input
 from ramet.engine.messages import AddRequest
 from ramet.runner.build import build_runner
 from ramet.runner.native import NativeModelRunner
+from ramet.sampling_params import SamplingParams
 from ramet.store import resolve_model
-from ramet.types import SamplingParams
 
 LARGE = ("product", "attention", "logits")  # what a step is for
 

@@ -52,17 +52,9 @@ from ramet.lang import (
     user_begin,
     user_end,
 )
-from ramet.scheduler.stats import EngineStats
-from ramet.types import (
-    Chunk,
-    Completion,
-    Prompt,
-    SamplingParams,
-    Score,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-)
+from ramet.sampling_params import SamplingParams
+from ramet.stats import EngineStats
+from ramet.types import Chunk, Completion, Prompt, Score, TokenLogprob, TopLogprob, Usage
 
 if TYPE_CHECKING:
     from ramet.engine.engine import Engine

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, TypeGuard, Unpack, cast
 from ramet.backend import Backend
 from ramet.errors import InvalidRequest
 from ramet.event_loop import closing, gather, iterate, on_loop, relay, run_sync
-from ramet.types import Chunk, Completion, Prompt, SamplingOptions, SamplingParams, Score
+from ramet.sampling_params import SamplingOptions, SamplingParams
+from ramet.types import Chunk, Completion, Prompt, Score
 
 PromptLike: TypeAlias = str | Prompt | Sequence[int] | Sequence[Mapping[str, str]]
 """One prompt as callers write it: text, a `Prompt`, token ids, or chat messages."""

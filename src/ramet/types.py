@@ -1,174 +1,19 @@
-"""The values that cross the text seam: prompts, sampling parameters, completions. All of them are frozen."""
+"""The values that cross the text seam: prompts, options, completions, scores. All of them are frozen.
+
+How to generate is in `ramet.sampling_params`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, TypeAlias, TypedDict, cast, get_args
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast, get_args
 
-from ramet.constraints import Constraint, check_constraint
+from ramet.checks import check_int
 from ramet.errors import InvalidRequest
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
 Role: TypeAlias = Literal["system", "user", "assistant"]
-
-MAX_TOP_LOGPROBS = 100
-MAX_SEED = 2**63 - 1
-
-
-# -------------------------------------------------------------------------------------------- sampling
-
-
-class SamplingOptions(TypedDict, total=False):
-    """Keyword arguments accepted wherever sampling is configured; see `SamplingParams`."""
-
-    max_tokens: int
-    min_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    stop: str | Sequence[str]
-    stop_token_ids: Sequence[int]
-    stop_regex: str | Sequence[str]
-    ignore_eos: bool
-    frequency_penalty: float
-    presence_penalty: float
-    repetition_penalty: float
-    seed: int | None
-    logprobs: int | None
-    n: int
-    constraint: Constraint | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How to generate: the one list of knobs, in OpenAI's words.
-
-    Attributes:
-        max_tokens: most tokens to generate. 0 computes and caches the prompt and generates nothing.
-        min_tokens: EOS, ``stop`` and ``stop_token_ids`` are not honoured before this many tokens.
-        temperature: 0 is greedy; otherwise logits are divided by it.
-        top_p: keep the smallest set of tokens whose probability reaches this, in (0, 1].
-        top_k: keep the k likeliest tokens; -1 (or 0) keeps all.
-        min_p: drop tokens less likely than this fraction of the likeliest, in [0, 1].
-        stop: strings that end the text; the text is cut before the match.
-        stop_token_ids: tokens that end generation, besides the model's own EOS.
-        stop_regex: like ``stop``, as regular expressions.
-        ignore_eos: keep generating after EOS.
-        frequency_penalty: subtracted per occurrence in the output, in [-2, 2].
-        presence_penalty: subtracted once if the token occurs in the output, in [-2, 2].
-        repetition_penalty: divides (multiplies, if negative) the logit of tokens seen in prompt or output.
-        seed: same seed, same request: same tokens. ``None`` takes one from the engine's own sequence.
-        logprobs: ``None`` for none, 0 for the sampled token's, k for the k likeliest besides. They are
-            of the model's own distribution, before temperature and penalties.
-        n: number of completions of the prompt.
-        constraint: what the text must be. It ends where no token can follow, or with EOS where it may end.
-
-    Raises:
-        InvalidRequest: a value has the wrong type or lies outside its range.
-    """
-
-    max_tokens: int = 128
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    stop_regex: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    logprobs: int | None = None
-    n: int = 1
-    constraint: Constraint | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("stop", "stop_token_ids", "stop_regex"):
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        for name in ("stop", "stop_regex"):
-            for value in getattr(self, name):
-                if not isinstance(value, str):
-                    raise InvalidRequest(f"{name} must hold strings, got {type(value).__name__}")
-                if not value:
-                    raise InvalidRequest(f"{name} must not contain an empty string")
-        for token_id in self.stop_token_ids:
-            _check_int("stop_token_ids", token_id, 0)
-        _check_int("max_tokens", self.max_tokens, 0)
-        _check_int("min_tokens", self.min_tokens, 0)
-        if self.min_tokens > self.max_tokens:
-            raise InvalidRequest(
-                f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})"
-            )
-        _check_int("top_k", self.top_k, -1)
-        _check_int("n", self.n, 1)
-        _check_float("temperature", self.temperature, 0.0, 100.0)
-        _check_float("top_p", self.top_p, 0.0, 1.0)
-        if self.top_p == 0.0:
-            raise InvalidRequest("top_p must be greater than 0")
-        _check_float("min_p", self.min_p, 0.0, 1.0)
-        _check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_float("repetition_penalty", self.repetition_penalty, 0.0, 100.0)
-        if self.repetition_penalty == 0.0:
-            raise InvalidRequest("repetition_penalty must be greater than 0")
-        if not isinstance(self.ignore_eos, bool):
-            raise InvalidRequest(f"ignore_eos must be a bool, got {type(self.ignore_eos).__name__}")
-        if self.seed is not None:
-            _check_int("seed", self.seed, 0, MAX_SEED)
-        if self.logprobs is not None:
-            _check_int("logprobs", self.logprobs, 0, MAX_TOP_LOGPROBS)
-        check_constraint(self.constraint)
-
-    def replace(self, **given: Any) -> Self:
-        """A copy with the given fields changed; ``defaults < program < call`` is three of these.
-
-        Raises:
-            InvalidRequest: an unknown field, or a value outside its range.
-        """
-        unknown = [name for name in given if name not in SAMPLING_FIELDS]
-        if unknown:
-            raise InvalidRequest(unknown_parameter(unknown[0]))
-        return replace(self, **given)
-
-
-SAMPLING_FIELDS: frozenset[str] = frozenset(field.name for field in fields(SamplingParams))
-
-
-def unknown_parameter(name: str) -> str:
-    """The message for a sampling parameter that does not exist."""
-    hint = "; did you mean max_tokens?" if name == "max_new_tokens" else ""
-    return f"unknown sampling parameter {name!r}{hint} (known: {', '.join(sorted(SAMPLING_FIELDS))})"
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, (str, int)):
-        return (value,)
-    if isinstance(value, Sequence):
-        return tuple(value)
-    raise InvalidRequest(f"expected a string or a list, got {type(value).__name__}")
-
-
-def _check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidRequest(f"{name} must be an integer, got {type(value).__name__}")
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise InvalidRequest(f"{name} must be {bounds}, got {value}")
-
-
-def _check_float(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidRequest(f"{name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value) or not low <= value <= high:
-        raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, got {value}")
 
 
 # --------------------------------------------------------------------------------------------- prompts
@@ -253,7 +98,7 @@ class Prompt:
                 raise InvalidRequest("prompt must not be empty")
             token_ids: list[int] = []
             for token_id in value:
-                _check_int("prompt token id", token_id, 0)
+                check_int("prompt token id", token_id, 0)
                 token_ids.append(int(token_id))
             return cls((Tokens(tuple(token_ids)),))
         raise InvalidRequest(f"prompt must be a string or a list of token ids, got {type(value).__name__}")
@@ -317,6 +162,40 @@ class Prompt:
             elif inside and isinstance(part, (Text, Generated)):
                 messages[-1]["content"] += part.text
         return messages
+
+
+# -------------------------------------------------------------------------------------------- options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """Who asks, and how soon it is wanted. What is generated does not depend on it.
+
+    Attributes:
+        client_id: whose request it is; a policy may share the engine out between clients.
+        cache_salt: cached prefixes are shared only between requests of the same salt.
+        priority: requests of a lower value are admitted first.
+
+    Raises:
+        InvalidRequest: a value has the wrong type or lies outside its range.
+    """
+
+    client_id: str = ""
+    cache_salt: str = ""
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("client_id", "cache_salt"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) > MAX_OPTION_CHARACTERS:
+                raise InvalidRequest(f"{name} must be a string of at most {MAX_OPTION_CHARACTERS} characters")
+        check_int("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+
+
+MAX_OPTION_CHARACTERS = 256
+MAX_PRIORITY = 1_000_000
+
+DEFAULT_OPTIONS = RequestOptions()
 
 
 # -------------------------------------------------------------------------------------------- results

@@ -11,7 +11,7 @@ import ramet as rm
 from ramet.cli.app import app
 from ramet.facade import Facade
 from ramet.lang.backends.mock import MockBackend
-from ramet.scheduler.stats import EngineStats
+from ramet.stats import EngineStats
 
 
 class MockEngine(Facade):

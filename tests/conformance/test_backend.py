@@ -9,7 +9,8 @@ import pytest
 from ramet.backend import Backend
 from ramet.errors import InvalidRequest, RametError
 from ramet.lang.backends.mock import MockBackend
-from ramet.types import Prompt, SamplingParams, Text
+from ramet.sampling_params import SamplingParams
+from ramet.types import Prompt, Text
 
 REPLY = "one two three"
 

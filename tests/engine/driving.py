@@ -10,8 +10,8 @@ from ramet.engine.core import EngineCore
 from ramet.engine.messages import Abort, AddRequest, FlushCache, Message
 from ramet.model_io import ModelInput
 from ramet.runner.fake import FakeRunner
+from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import RequestOutput
-from ramet.types import SamplingParams
 
 
 def count_up(context: tuple[int, ...]) -> int:

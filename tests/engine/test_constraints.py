@@ -14,7 +14,8 @@ from ramet.constraints import Cfg, Choice, JsonSchema, Regex
 from ramet.errors import InvalidConstraint, InvalidRequest
 from ramet.event_loop import run_sync
 from ramet.grammar.compiler import GrammarCompiler
-from ramet.types import Prompt, SamplingParams
+from ramet.sampling_params import SamplingParams
+from ramet.types import Prompt
 
 PATTERNS = [
     r'\{"name": "[a-zé ]{1,12}", "age": [1-9][0-9]?, "city": "(Paris|Rome|Berlin)"\}',

@@ -14,7 +14,8 @@ from parrot import parrot
 from ramet.errors import EngineDead, EngineError, InvalidRequest, PromptTooLong, RequestAborted
 from ramet.event_loop import run_sync
 from ramet.facade import Facade
-from ramet.types import Generated, Prompt, SamplingParams, Text, Tokens
+from ramet.sampling_params import SamplingParams
+from ramet.types import Generated, Prompt, Text, Tokens
 
 
 @pytest.fixture

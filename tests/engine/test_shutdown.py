@@ -22,7 +22,8 @@ from ramet.errors import EngineDead, RequestAborted
 from ramet.event_loop import run_sync
 from ramet.facade import Facade
 from ramet.runner.fake import FakeRunner
-from ramet.types import Prompt, SamplingParams
+from ramet.sampling_params import SamplingParams
+from ramet.types import Prompt
 
 FORK = """
 import os, signal, warnings

@@ -15,7 +15,8 @@ from parrot import parrot
 
 from ramet.errors import EngineError, InvalidRequest, PromptTooLong
 from ramet.event_loop import run_sync
-from ramet.types import Prompt, SamplingParams
+from ramet.sampling_params import SamplingParams
+from ramet.types import Prompt
 
 REPLY = "naïve 🙂 words, words, words and a STOP at the end"
 

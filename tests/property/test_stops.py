@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parrot import EOS, byte_tokenizer
 
+from ramet.sampling_params import SamplingParams
 from ramet.scheduler.stop import StopChecker
-from ramet.types import SamplingParams
 
 ALPHABET = "abé"
 VOCAB = byte_tokenizer().vocab

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ramet.errors import InvalidRequest, PromptTooLong
 from ramet.facade import Facade
-from ramet.scheduler.stats import EngineStats
-from ramet.types import Completion, Generated, Prompt, RoleBegin, RoleEnd, SamplingParams, Text
+from ramet.sampling_params import SamplingParams
+from ramet.stats import EngineStats
+from ramet.types import Completion, Generated, Prompt, RoleBegin, RoleEnd, Text
 
 HELP = """\
 /system TEXT   begin again with this system message; without TEXT, show it

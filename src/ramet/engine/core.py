@@ -21,12 +21,12 @@ from ramet.grammar.compiler import GrammarCompiler
 from ramet.grammar.matcher import GrammarMatcher
 from ramet.model_io import ModelRunner
 from ramet.radix import PrefixCache
+from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import Request, RequestOutput
 from ramet.scheduler.scheduler import Scheduler
-from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import StopChecker
+from ramet.stats import EngineStats
 from ramet.tokenizer.vocab import Vocab
-from ramet.types import SamplingParams
 
 logger = logging.getLogger(__name__)
 

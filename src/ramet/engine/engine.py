@@ -19,7 +19,7 @@ from ramet.config import (
 from ramet.engine.build import build_backend
 from ramet.event_loop import run_sync
 from ramet.facade import Facade
-from ramet.scheduler.stats import EngineStats
+from ramet.stats import EngineStats
 
 _SCHEDULER_DEFAULTS = SchedulerConfig()
 

@@ -26,11 +26,12 @@ from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Outpu
 from ramet.errors import EngineDead, InvalidRequest
 from ramet.grammar.compiler import GrammarCompiler
 from ramet.grammar.matcher import Grammar
+from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import RequestOutput
-from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import compile_stop_patterns
+from ramet.stats import EngineStats
 from ramet.tokenizer.tokenizer import Tokenizer
-from ramet.types import Chunk, Completion, Prompt, SamplingParams, Score
+from ramet.types import DEFAULT_OPTIONS, Chunk, Completion, Prompt, RequestOptions, Score
 
 MAX_BRANCHES = 1024
 """Most completions, or scored continuations, of one prompt."""
@@ -77,14 +78,18 @@ class LocalBackend:
 
     # -------------------------------------------------------------------------------- the backend
 
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> list[Completion]:
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> list[Completion]:
         grammar = await self._grammar(params)
         collectors = self._collectors(self._encode(prompt), params)
         await self._collect(collectors)
         del grammar  # the core found it by its constraint; held until here, it could not be dropped meanwhile
         return [collector.completion() for collector in collectors.values()]
 
-    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncIterator[Chunk]:
+    async def stream(
+        self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> AsyncIterator[Chunk]:
         grammar = await self._grammar(params)
         collectors = self._collectors(self._encode(prompt), params)
         arrived: asyncio.Queue[RequestOutput] = asyncio.Queue()
@@ -103,7 +108,14 @@ class LocalBackend:
                 yield collectors[output.request_id].chunk(output)
         del grammar
 
-    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[str | Sequence[int]],
+        *,
+        top_logprobs: int = 0,
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Score]:
         if not continuations or len(continuations) > MAX_BRANCHES:
             raise InvalidRequest(
                 f"continuations must be 1 to {MAX_BRANCHES} strings, got {len(continuations)}"
@@ -128,7 +140,9 @@ class LocalBackend:
         await self._collect(scorers)
         return [scorer.score() for scorer in scorers.values()]
 
-    async def cache_prefix(self, prompt: Prompt) -> None:
+    async def cache_prefix(
+        self, prompt: Prompt, *, lease_seconds: float = 0.0, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> None:
         await self.generate(prompt, SamplingParams(max_tokens=0))
 
     def render(self, prompt: Prompt) -> str:

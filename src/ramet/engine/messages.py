@@ -10,9 +10,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import RequestOutput
-from ramet.scheduler.stats import EngineStats
-from ramet.types import SamplingParams
+from ramet.stats import EngineStats
 
 
 class AddRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from typing import Any
 from ramet.errors import InvalidRequest
 from ramet.lang.ir import Expr, ExprList, Gen, RoleBegin, RoleEnd, Select, check_name, join
 from ramet.lang.select import ChoicesMethod, token_length_normalized
+from ramet.sampling_params import SAMPLING_FIELDS, SamplingParams, unknown_parameter
 from ramet.typed import TypedOutput, of_dtype, of_json_schema, of_regex
-from ramet.types import SAMPLING_FIELDS, Role, SamplingParams, unknown_parameter
+from ramet.types import Role
 
 PUBLISHED_SPELLINGS = frozenset({"return_logprob", "top_logprobs_num"})
 """SGLang's words for ``logprobs``, understood wherever the language takes sampling parameters."""

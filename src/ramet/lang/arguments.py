@@ -13,7 +13,7 @@ from typing import Any
 
 from ramet.errors import InvalidRequest
 from ramet.lang.api import PUBLISHED_SPELLINGS
-from ramet.types import SAMPLING_FIELDS, unknown_parameter
+from ramet.sampling_params import SAMPLING_FIELDS, unknown_parameter
 
 RESERVED = frozenset({"backend", "stream"})
 

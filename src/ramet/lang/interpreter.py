@@ -24,7 +24,8 @@ from ramet.backend import Backend
 from ramet.errors import InvalidRequest, RequestAborted
 from ramet.event_loop import background_loop
 from ramet.lang.variable import Delta, Variable
-from ramet.types import Generated, Part, Prompt, Role, RoleBegin, RoleEnd, SamplingParams, Text
+from ramet.sampling_params import SamplingParams
+from ramet.types import Generated, Part, Prompt, Role, RoleBegin, RoleEnd, Text
 
 logger = logging.getLogger(__name__)
 

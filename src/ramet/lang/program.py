@@ -24,7 +24,7 @@ from ramet.lang.body import Body
 from ramet.lang.context import calling, choose_backend
 from ramet.lang.interpreter import Run, Stream
 from ramet.lang.state import ProgramState
-from ramet.types import SamplingParams
+from ramet.sampling_params import SamplingParams
 
 
 class Program:

@@ -17,7 +17,8 @@ from ramet.event_loop import closing, gather, settled, shared_future
 from ramet.lang.interpreter import Step, Stream, cause_of, plain_text
 from ramet.lang.select import ChoicesMethod, select_meta
 from ramet.lang.variable import Variable
-from ramet.types import Completion, Generated, Part, Prompt, SamplingParams, Score
+from ramet.sampling_params import SamplingParams
+from ramet.types import Completion, Generated, Part, Prompt, Score
 
 
 @dataclass(eq=False, slots=True)

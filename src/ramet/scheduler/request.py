@@ -11,8 +11,9 @@ from ramet.errors import RametError
 from ramet.grammar.matcher import GrammarMatcher
 from ramet.model_io import Int32Array, UInt32Array
 from ramet.radix import Path
+from ramet.sampling_params import SamplingParams
 from ramet.scheduler.stop import Stop, StopChecker
-from ramet.types import FinishReason, SamplingParams
+from ramet.types import FinishReason
 
 
 class Status(Enum):

@@ -18,8 +18,8 @@ from ramet.radix import PrefixCache, span_of
 from ramet.scheduler.batch import Batch, BatchBuilder, LogitsPoint
 from ramet.scheduler.policy import POLICIES
 from ramet.scheduler.request import RawLogprob, Request, RequestOutput, Status
-from ramet.scheduler.stats import EngineStats
 from ramet.scheduler.stop import Stop
+from ramet.stats import EngineStats
 from ramet.types import FinishReason
 
 ADMISSION_RESERVE = 8

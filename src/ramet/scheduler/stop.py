@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import regex
 
 from ramet.errors import InvalidRequest
+from ramet.sampling_params import SamplingParams
 from ramet.tokenizer.detokenizer import Detokenizer
 from ramet.tokenizer.vocab import Vocab
-from ramet.types import FinishReason, SamplingParams
+from ramet.types import FinishReason
 
 MATCH_TIMEOUT_SECONDS = 0.1
 

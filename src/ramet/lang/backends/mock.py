@@ -14,15 +14,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ramet.errors import BackendError, InvalidRequest
+from ramet.errors import BackendError, InvalidRequest, UnsupportedFeature
+from ramet.sampling_params import SamplingParams
 from ramet.types import (
+    DEFAULT_OPTIONS,
     Chunk,
     Completion,
     Generated,
     Prompt,
+    RequestOptions,
     RoleBegin,
     RoleEnd,
-    SamplingParams,
     Score,
     Text,
     TokenLogprob,
@@ -83,12 +85,16 @@ class MockBackend:
         """The calls of one kind."""
         return [call for call in self.calls if call.kind == kind]
 
-    async def generate(self, prompt: Prompt, params: SamplingParams) -> list[Completion]:
+    async def generate(
+        self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> list[Completion]:
         self.calls.append(MockCall("generate", prompt, self.render(prompt), params))
         async with self._request():
             return [await self._completion(prompt, params) for _ in range(params.n)]
 
-    async def stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Chunk, None]:
+    async def stream(
+        self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> AsyncGenerator[Chunk, None]:
         """One chunk per token."""
         self.calls.append(MockCall("stream", prompt, self.render(prompt), params))
         async with self._request():
@@ -107,14 +113,26 @@ class MockBackend:
                 if not pieces:
                     yield Chunk("", (), index, completion=completion)
 
-    async def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[str | Sequence[int]],
+        *,
+        top_logprobs: int = 0,
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Score]:
         if not continuations:
             raise InvalidRequest("continuations must not be empty")
-        self.calls.append(MockCall("score", prompt, self.render(prompt), continuations=tuple(continuations)))
+        texts = [text for text in continuations if isinstance(text, str)]
+        if top_logprobs or len(texts) < len(continuations):
+            raise UnsupportedFeature("MockBackend has no vocabulary: it scores texts, without alternatives")
+        self.calls.append(MockCall("score", prompt, self.render(prompt), continuations=tuple(texts)))
         async with self._request():
-            return [self._score(prompt, text, index) for index, text in enumerate(continuations)]
+            return [self._score(prompt, text, index) for index, text in enumerate(texts)]
 
-    async def cache_prefix(self, prompt: Prompt) -> None:
+    async def cache_prefix(
+        self, prompt: Prompt, *, lease_seconds: float = 0.0, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> None:
         self.calls.append(MockCall("cache_prefix", prompt, self.render(prompt)))
 
     def render(self, prompt: Prompt) -> str:
