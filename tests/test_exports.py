@@ -66,7 +66,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_importing_loads_no_heavy_package():
     heavy = python(
-        "import sys, ramet; heavy = ('torch', 'numpy', 'rich', 'transformers', 'jinja2'); "
+        "import sys, ramet; heavy = ('torch', 'numpy', 'rich', 'transformers', 'jinja2', 'httpx'); "
         "print([name for name in heavy if name in sys.modules])"
     )
     assert heavy.strip() == "[]"

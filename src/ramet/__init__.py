@@ -1,11 +1,12 @@
 """Ramet: language-model programs, and an engine made for them.
 
-``import ramet as rm`` loads the language and the values it works with, and neither torch nor numpy:
-`Engine` is loaded when it is first named.
+``import ramet as rm`` loads the language and the values it works with, and neither torch, numpy nor httpx:
+`Engine`, `Endpoint` and `Runtime` are loaded when they are first named.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ramet._version import __version__
@@ -25,6 +26,7 @@ from ramet.errors import (
     PromptTooLong,
     RametError,
     RequestAborted,
+    RequestTimeout,
     UnknownVariable,
     UnsupportedFeature,
     UnsupportedModel,
@@ -36,10 +38,12 @@ from ramet.lang import (
     assistant,
     assistant_begin,
     assistant_end,
+    flush_cache,
     function,
     gen,
     gen_int,
     gen_string,
+    get_server_info,
     greedy_token_selection,
     select,
     set_default_backend,
@@ -58,6 +62,16 @@ from ramet.types import Chunk, Completion, Prompt, Score, TokenLogprob, TopLogpr
 
 if TYPE_CHECKING:
     from ramet.engine.engine import Engine
+    from ramet.lang.backends.endpoint import Endpoint
+    from ramet.lang.backends.endpoint import Endpoint as RuntimeEndpoint
+    from ramet.lang.backends.runtime import Runtime
+
+_LOADED_LATE = {
+    "Endpoint": ("ramet.lang.backends.endpoint", "Endpoint"),
+    "Engine": ("ramet.engine.engine", "Engine"),
+    "Runtime": ("ramet.lang.backends.runtime", "Runtime"),
+    "RuntimeEndpoint": ("ramet.lang.backends.endpoint", "Endpoint"),  # its name in SGLang
+}
 
 __all__ = [
     "Backend",
@@ -68,6 +82,7 @@ __all__ = [
     "Completion",
     "Constraint",
     "CorruptWeights",
+    "Endpoint",
     "Engine",
     "EngineDead",
     "EngineError",
@@ -87,6 +102,9 @@ __all__ = [
     "RametError",
     "Regex",
     "RequestAborted",
+    "RequestTimeout",
+    "Runtime",
+    "RuntimeEndpoint",
     "SamplingParams",
     "Score",
     "TokenLogprob",
@@ -99,10 +117,12 @@ __all__ = [
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "flush_cache",
     "function",
     "gen",
     "gen_int",
     "gen_string",
+    "get_server_info",
     "greedy_token_selection",
     "select",
     "set_default_backend",
@@ -118,8 +138,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Engine":
-        from ramet.engine.engine import Engine
-
-        return Engine
+    if name in _LOADED_LATE:
+        module, attribute = _LOADED_LATE[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,18 @@
 """What a text must be: the constraints a request can have, as frozen values.
 
 Invariant: the fields have the types they say, and their text can be encoded in UTF-8. Whether a pattern,
-schema or grammar makes sense is for the compiler to say.
+schema or grammar makes sense is for the compiler to say. They are tagged, so that a message can hold any of
+them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from ramet.errors import InvalidConstraint, InvalidRequest
 
@@ -25,8 +28,7 @@ def _check_text(name: str, value: object) -> None:
         ) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Regex:
+class Regex(Struct, frozen=True, tag=True):
     """The whole text matches this pattern (see docs/concepts/constraints.md for the dialect).
 
     Raises:
@@ -39,8 +41,7 @@ class Regex:
         _check_text("regex", self.pattern)
 
 
-@dataclass(frozen=True, slots=True)
-class JsonSchema:
+class JsonSchema(Struct, frozen=True, tag=True):
     """The text is a JSON value that this schema accepts.
 
     Attributes:
@@ -61,7 +62,7 @@ class JsonSchema:
 
     def __post_init__(self) -> None:
         if isinstance(self.schema, (Mapping, bool)):
-            object.__setattr__(self, "schema", _as_json(self.schema))
+            force_setattr(self, "schema", _as_json(self.schema))
         _check_text("json_schema", self.schema)
         if self.whitespace is not None:
             _check_text("whitespace", self.whitespace)
@@ -74,8 +75,7 @@ def _as_json(schema: object) -> str:
         raise InvalidConstraint(f"json_schema cannot be written as JSON: {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True, tag=True):
     """The text is one of these.
 
     Attributes:
@@ -99,11 +99,10 @@ class Choice:
             raise InvalidConstraint("choices must not be empty")
         for index, choice in enumerate(given):
             _check_text(f"choices[{index}]", choice)
-        object.__setattr__(self, "choices", tuple(given))
+        force_setattr(self, "choices", tuple(given))
 
 
-@dataclass(frozen=True, slots=True)
-class Cfg:
+class Cfg(Struct, frozen=True, tag=True):
     """The text is a sentence of this context-free grammar, in llguidance's Lark dialect.
 
     Raises:

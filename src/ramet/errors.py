@@ -7,6 +7,7 @@ RametError
 │   └── UnsupportedFeature    valid, but not something this backend or model can do
 ├── Overloaded                the queue is full; try again later
 ├── RequestAborted            the request was cancelled before it finished
+├── RequestTimeout            the request took longer than a server allows
 ├── EngineError               the engine failed while running a request
 │   └── EngineDead            the engine has stopped and takes no more requests
 ├── BackendError              a remote backend failed (``status``, ``retryable``)
@@ -47,6 +48,10 @@ class Overloaded(RametError):
 
 class RequestAborted(RametError):
     """The request was cancelled before it finished."""
+
+
+class RequestTimeout(RametError):
+    """The request took longer than a server allows."""
 
 
 class EngineError(RametError):

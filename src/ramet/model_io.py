@@ -140,6 +140,11 @@ class ModelRunner(Protocol):
         """Most positions a sequence may have."""
         ...
 
+    @property
+    def kernels(self) -> str:
+        """What computes, in a few words for people."""
+        ...
+
     def execute(self, model_input: ModelInput) -> ModelOutput:
         """Compute all rows, write their KV, sample and score."""
         ...

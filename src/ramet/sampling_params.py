@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypedDict
 
@@ -12,6 +12,8 @@ from ramet.errors import InvalidRequest
 
 MAX_TOP_LOGPROBS = 100
 MAX_SEED = 2**63 - 1
+MAX_LOGIT_BIAS = 100.0
+MAX_BIASED_TOKENS = 1024
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -30,6 +32,7 @@ class SamplingOptions(TypedDict, total=False):
     frequency_penalty: float
     presence_penalty: float
     repetition_penalty: float
+    logit_bias: Mapping[int, float]
     seed: int | None
     logprobs: int | None
     n: int
@@ -54,9 +57,11 @@ class SamplingParams:
         frequency_penalty: subtracted per occurrence in the output, in [-2, 2].
         presence_penalty: subtracted once if the token occurs in the output, in [-2, 2].
         repetition_penalty: divides (multiplies, if negative) the logit of tokens seen in prompt or output.
+        logit_bias: added to the logits of tokens, by token id, in [-100, 100], for at most 1024 tokens. The
+            ends ban a token and force it, where a constraint leaves the choice. Kept as sorted pairs.
         seed: same seed, same request: same tokens. ``None`` takes one from the engine's own sequence.
         logprobs: ``None`` for none, 0 for the sampled token's, k for the k likeliest besides. They are
-            of the model's own distribution, before temperature and penalties.
+            of the model's own distribution, before temperature, penalties and ``logit_bias``.
         n: number of completions of the prompt.
         constraint: what the text must be. It ends where no token can follow, or with EOS where it may end.
 
@@ -77,6 +82,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     logprobs: int | None = None
     n: int = 1
@@ -111,6 +117,7 @@ class SamplingParams:
         check_float("repetition_penalty", self.repetition_penalty, 0.0, 100.0)
         if self.repetition_penalty == 0.0:
             raise InvalidRequest("repetition_penalty must be greater than 0")
+        object.__setattr__(self, "logit_bias", _as_bias(self.logit_bias))
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequest(f"ignore_eos must be a bool, got {type(self.ignore_eos).__name__}")
         if self.seed is not None:
@@ -138,6 +145,22 @@ def unknown_parameter(name: str) -> str:
     """The message for a sampling parameter that does not exist."""
     hint = "; did you mean max_tokens?" if name == "max_new_tokens" else ""
     return f"unknown sampling parameter {name!r}{hint} (known: {', '.join(sorted(SAMPLING_FIELDS))})"
+
+
+def _as_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    """Checked pairs in order of token ids, from a mapping or from such pairs."""
+    if value is None:
+        return ()
+    try:
+        bias = dict(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"logit_bias must map token ids to numbers, got {value!r:.40}") from error
+    if len(bias) > MAX_BIASED_TOKENS:
+        raise InvalidRequest(f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens, got {len(bias)}")
+    for token_id, added in bias.items():
+        check_int("logit_bias: a token id", token_id, 0)
+        check_float(f"logit_bias of token {token_id}", added, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+    return tuple((token_id, float(bias[token_id])) for token_id in sorted(bias))
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -20,7 +20,9 @@ class EngineStats:
         rows: tokens computed in all steps: of prompts, of outputs, and again after preemptions.
         evicted_tokens: tokens whose KV was dropped to make room, or by a flush.
         preemptions: times a running request had to give way because slots ran out.
-        running, waiting: requests now.
+        grammars_compiled: constraints compiled; those that were found compiled do not count.
+        running, waiting: requests now; those whose constraint is being compiled are waiting.
+        leased_tokens: tokens that leases keep now.
         free_slots, total_slots: of the KV pool now; slots that are not free may still be evictable.
     """
 
@@ -34,7 +36,9 @@ class EngineStats:
     rows: int = 0
     evicted_tokens: int = 0
     preemptions: int = 0
+    grammars_compiled: int = 0
     running: int = 0
     waiting: int = 0
+    leased_tokens: int = 0
     free_slots: int = 0
     total_slots: int = 0

@@ -5,15 +5,16 @@ How to generate is in `ramet.sampling_params`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 from ramet.checks import check_int
-from ramet.errors import InvalidRequest
+from ramet.errors import InvalidRequest, UnsupportedFeature
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
-Role: TypeAlias = Literal["system", "user", "assistant"]
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 
 
 # --------------------------------------------------------------------------------------------- prompts
@@ -47,9 +48,14 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class RoleBegin:
-    """A message of a role begins here."""
+    """A message of a role begins here.
+
+    ``fields`` is what it has besides role and content, as a JSON object for the chat template to read:
+    ``tool_calls`` (arguments as objects), ``tool_call_id``, ``name``, ``reasoning_content``.
+    """
 
     role: Role
+    fields: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +74,20 @@ def as_role(value: object, field: str) -> Role:
     for role in get_args(Role):
         if value == role:
             return cast(Role, role)
-    raise InvalidRequest(f"{field} must be system, user or assistant, got {value!r}")
+    raise InvalidRequest(f"{field} must be system, user, assistant or tool, got {value!r}")
 
 
-Part: TypeAlias = Text | Tokens | Generated | RoleBegin | RoleEnd
+@dataclass(frozen=True, slots=True)
+class TemplateVariables:
+    """Variables of the chat template, as a JSON object: ``tools``, and those that only one model knows.
+
+    Where it stands among the parts does not matter. Of one name, the last value counts.
+    """
+
+    values: str
+
+
+Part: TypeAlias = Text | Tokens | Generated | RoleBegin | RoleEnd | TemplateVariables
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +120,39 @@ class Prompt:
         raise InvalidRequest(f"prompt must be a string or a list of token ids, got {type(value).__name__}")
 
     @classmethod
-    def from_messages(cls, messages: Sequence[Mapping[str, str]]) -> Prompt:
+    def from_messages(
+        cls,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         """A chat: ``[{"role": "user", "content": "…"}, …]``. The assistant's turn is left open.
 
+        Messages are as OpenAI has them. Content may be a list of text parts, or absent beside ``tool_calls``;
+        a ``developer`` is a ``system``. What else a message may hold is listed at `RoleBegin`; other keys
+        are ignored.
+
+        Args:
+            messages: the conversation.
+            tools: definitions of functions, for templates that know ``tools``.
+            template_variables: other variables of the model's own template.
+
         Raises:
-            InvalidRequest: a message lacks its role or content, or the role is unknown.
+            InvalidRequest: a message lacks its role or content, the role is unknown, a field has the wrong
+                type, or what is given is no JSON.
+            UnsupportedFeature: content that is no text.
         """
-        parts: list[Part] = []
-        for index, message in enumerate(messages):
-            role = as_role(message.get("role"), f"messages[{index}].role")
-            content = message.get("content")
-            if not isinstance(content, str):
-                raise InvalidRequest(f"messages[{index}].content must be a string")
-            parts += [RoleBegin(role), Text(content), RoleEnd(role)]
-        if not parts:
+        if not messages:
             raise InvalidRequest("messages must not be empty")
+        parts: list[Part] = []
+        variables = dict(template_variables or {})
+        if tools:
+            variables["tools"] = list(tools)
+        if variables:
+            parts.append(TemplateVariables(_json_text(variables, "tools or template variables")))
+        for index, message in enumerate(messages):
+            parts += _message_parts(message, f"messages[{index}]")
         return cls((*parts, RoleBegin("assistant")))
 
     def append(self, *parts: Part) -> Prompt:
@@ -162,6 +196,70 @@ class Prompt:
             elif inside and isinstance(part, (Text, Generated)):
                 messages[-1]["content"] += part.text
         return messages
+
+
+def _message_parts(message: Mapping[str, Any], where: str) -> list[Part]:
+    given = message.get("role")
+    role = as_role("system" if given == "developer" else given, f"{where}.role")
+    fields: dict[str, Any] = {}
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        value = message.get(name)
+        if value is not None and not isinstance(value, str):
+            raise InvalidRequest(f"{where}.{name} must be a string")
+        if value is not None:
+            fields[name] = value
+    calls = message.get("tool_calls")
+    if calls:
+        if role != "assistant" or not isinstance(calls, Sequence) or isinstance(calls, str):
+            raise InvalidRequest(f"{where}.tool_calls must be a list, in a message of the assistant")
+        fields["tool_calls"] = [
+            _tool_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)
+        ]
+    content = message.get("content")
+    text = _content_text("" if calls and content is None else content, f"{where}.content")
+    held = () if calls and not text else (Text(text),)
+    return [RoleBegin(role, _json_text(fields, where) if fields else ""), *held, RoleEnd(role)]
+
+
+def _content_text(content: object, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise InvalidRequest(f"{where} must be a string or a list of text parts")
+    texts = []
+    for index, part in enumerate(content):
+        entry = part if isinstance(part, Mapping) else {}
+        kind, text = entry.get("type"), entry.get("text")
+        if isinstance(kind, str) and kind != "text":
+            raise UnsupportedFeature(f"{where}[{index}]: {kind!r} is not supported, only text")
+        if kind is None or not isinstance(text, str):
+            raise InvalidRequest(f'{where}[{index}] must be {{"type": "text", "text": "…"}}')
+        texts.append(text)
+    return "".join(texts)
+
+
+def _tool_call(call: object, where: str) -> dict[str, Any]:
+    """A call as templates want it: its arguments are an object. Text that is none stays text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        raise InvalidRequest(f"{where}.function must be an object")
+    if not isinstance(function.get("name"), str):
+        raise InvalidRequest(f"{where}.function.name must be a string")
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            parsed = json.loads(arguments)
+        except (ValueError, RecursionError):  # a model may have written anything
+            parsed = None
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _json_text(value: object, where: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{where}: not JSON: {error}") from error
 
 
 # -------------------------------------------------------------------------------------------- options
@@ -269,10 +367,12 @@ class Chunk:
 class Score:
     """How likely a continuation is: one logprob per token.
 
-    The first logprob is ``None`` if nothing stands before it (an empty prompt and no BOS).
+    The first logprob is ``None`` if nothing stands before it (an empty prompt and no BOS). ``top`` holds the
+    likeliest alternatives of each token, if asked for; none for a token without a logprob.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float | None, ...]
     usage: Usage
+    top: tuple[tuple[TopLogprob, ...], ...] | None = None

@@ -8,6 +8,7 @@ import pytest
 
 from ramet.backend import Backend
 from ramet.errors import InvalidRequest, RametError
+from ramet.lang.backends.endpoint import Endpoint
 from ramet.lang.backends.mock import MockBackend
 from ramet.sampling_params import SamplingParams
 from ramet.types import Prompt, Text
@@ -15,7 +16,7 @@ from ramet.types import Prompt, Text
 REPLY = "one two three"
 
 
-@pytest.fixture(params=["mock", "local"])
+@pytest.fixture(params=["mock", "local", "endpoint"])
 def backend(request):
     if request.param == "mock":
         yield MockBackend(REPLY)
@@ -23,7 +24,13 @@ def backend(request):
     from parrot import parrot
 
     local = parrot(REPLY)
-    yield local
+    if request.param == "local":
+        yield local
+    else:
+        from serving import listening
+
+        with listening(local) as url, Endpoint(url) as endpoint:
+            yield endpoint.backend
     local.shutdown()
 
 

@@ -19,6 +19,22 @@ def count_up(context: tuple[int, ...]) -> int:
     return (context[-1] + 1) % 100
 
 
+def request(
+    request_id, token_ids, *, seed=0, namespace="", priority=0, score_from=None, lease_seconds=0.0, **sampling
+):
+    """A message that asks for four tokens or for what ``sampling`` says."""
+    return AddRequest(
+        request_id=request_id,
+        token_ids=list(token_ids),
+        params=SamplingParams(**{"max_tokens": 4, "temperature": 0.0, **sampling}),
+        seed=seed,
+        namespace=namespace,
+        priority=priority,
+        score_from=score_from,
+        lease_seconds=lease_seconds,
+    )
+
+
 class Driver:
     """A core over a `FakeRunner`, stepped by the test."""
 
@@ -32,6 +48,7 @@ class Driver:
         before_step: Callable[[ModelInput], None] | None = None,
         **scheduler,
     ):
+        self.now = 0.0  # seconds, as the core sees them
         self.runner = FakeRunner(
             next_token=next_token,
             num_slots=num_slots,
@@ -44,22 +61,17 @@ class Driver:
             SchedulerConfig(**scheduler),
             eos_token_ids=eos,
             enable_prefix_cache=enable_prefix_cache,
+            clock=lambda: self.now,
         )
         self.tokens: dict[str, list[int]] = defaultdict(list)
         self.logprobs: dict[str, list] = defaultdict(list)
         self.final: dict[str, RequestOutput] = {}
 
-    def add(self, request_id, token_ids, *, score_from=None, seed=0, **sampling):
-        params = SamplingParams(**{"max_tokens": 4, "temperature": 0.0, **sampling})
-        self.handle(
-            AddRequest(
-                request_id=request_id,
-                token_ids=list(token_ids),
-                params=params,
-                seed=seed,
-                score_from=score_from,
-            )
-        )
+    def add(self, request_id, token_ids, **options):
+        self.handle(request(request_id, token_ids, **options))
+
+    def lease(self, request_id, token_ids, seconds, **options):
+        self.add(request_id, token_ids, max_tokens=0, lease_seconds=seconds, **options)
 
     def abort(self, *request_ids):
         self.handle(Abort(list(request_ids)))
@@ -68,15 +80,15 @@ class Driver:
         (reply,) = self.core.handle(FlushCache(0))
         return reply.value
 
-    def handle(self, message: Message) -> None:
-        self._take(self.core.handle(message))
-        self.core.cache.check()
+    def handle(self, *messages: Message) -> None:
+        self._take(self.core.handle(*messages))
+        self.core.scheduler.check()
 
     def step(self) -> int:
         """One step; returns the number of rows computed."""
         before = self.stats.rows
         self._take(self.core.step())
-        self.core.cache.check()
+        self.core.scheduler.check()
         return self.stats.rows - before
 
     def run(self, max_steps: int = 20_000) -> list[int]:

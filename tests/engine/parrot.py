@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ramet.config import SchedulerConfig
 from ramet.engine.core import EngineCore
+from ramet.engine.core_thread import CoreThread
 from ramet.engine.local import LocalBackend
+from ramet.model_card import ModelCard
 from ramet.runner.fake import FakeRunner
 from ramet.tokenizer.tokenizer import ControlTokens, Tokenizer
 from ramet.tokenizer.vocab import TokenKind, build_vocab, byte_alphabet
@@ -29,6 +31,20 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(vocab, ByteEncoder(), ControlTokens(bos=None, eos=frozenset({EOS}), add_bos=False))
 
 
+def local_backend(tokenizer: Tokenizer, core: EngineCore) -> LocalBackend:
+    """A backend over a core in a thread."""
+    card = ModelCard(
+        name="parrot",
+        path="/nowhere",
+        context_length=8192,
+        max_sequence_tokens=core.max_sequence_tokens,
+        vocab_size=len(tokenizer.vocab),
+        num_slots=core.cache.num_slots,
+        kernels="none",
+    )
+    return LocalBackend(tokenizer, CoreThread(core), card)
+
+
 def parrot(reply: str, *, num_slots: int = 4096, on_step=None, **scheduler) -> LocalBackend:
     """A backend whose model continues every prompt that ends in ``>`` with ``reply`` and EOS."""
     data = reply.encode()
@@ -47,4 +63,4 @@ def parrot(reply: str, *, num_slots: int = 4096, on_step=None, **scheduler) -> L
         vocab=tokenizer.vocab,
         eos_token_ids=tokenizer.eos_token_ids,
     )
-    return LocalBackend(tokenizer, core)
+    return local_backend(tokenizer, core)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
+from parrot import local_backend
 
 from ramet.config import SchedulerConfig
 from ramet.engine.core import EngineCore
@@ -75,6 +77,7 @@ def random_backend(
     salt: int = 0,
     num_slots: int = 4096,
     vocab_size: int | None = None,
+    compiler: Callable[[Tokenizer, int], GrammarCompiler] = GrammarCompiler,
     **scheduler,
 ) -> LocalBackend:
     """A backend whose next token is a hash of the context."""
@@ -85,7 +88,7 @@ def random_backend(
     tokenizer = piece_tokenizer()
     vocab_size = vocab_size or len(tokenizer.vocab)
     runner = FakeRunner(next_token, num_slots=num_slots, vocab_size=vocab_size, context_length=8192)
-    grammars = GrammarCompiler(tokenizer, runner.vocab_size)
+    grammars = compiler(tokenizer, runner.vocab_size)
     core = EngineCore(
         runner,
         SchedulerConfig(**scheduler),
@@ -94,4 +97,4 @@ def random_backend(
         grammars=grammars,
         enable_jump_forward=jump_forward,
     )
-    return LocalBackend(tokenizer, core, grammars)
+    return local_backend(tokenizer, core)

@@ -131,7 +131,7 @@ def test_equal_constraints_are_compiled_once():
     backend = random_backend()
     run_sync(ask_all(backend, [Regex(PATTERNS[0])] * 20))
     run_sync(ask(backend, Regex(PATTERNS[0])))
-    assert backend._grammars.num_compiled == 1
+    assert run_sync(backend.stats()).grammars_compiled == 1
     backend.shutdown()
 
 
@@ -260,8 +260,26 @@ def test_a_tokenizer_with_more_tokens_than_the_model_harms_nobody():
     backend.shutdown()
 
 
+class RecordingCompiler(GrammarCompiler):
+    """Keeps all it was asked for."""
+
+    def __init__(self, tokenizer, vocab_size):
+        super().__init__(tokenizer, vocab_size)
+        self.futures = []
+
+    def submit(self, constraint):
+        self.futures.append(super().submit(constraint))
+        return self.futures[-1]
+
+
 def test_a_cancelled_caller_is_not_compiled_for():
-    backend = random_backend()
+    compilers = []
+
+    def make(tokenizer, vocab_size):
+        compilers.append(RecordingCompiler(tokenizer, vocab_size))
+        return compilers[-1]
+
+    backend = random_backend(compiler=make)
 
     async def leave_and_ask():
         calls = [asyncio.ensure_future(ask(backend, Regex(f"(a|b)*a(a|b){{20}}{i}"))) for i in range(50)]
@@ -273,7 +291,10 @@ def test_a_cancelled_caller_is_not_compiled_for():
 
     (completion,) = run_sync(leave_and_ask())
     assert completion.text in ("yes", "no")
-    assert not backend._grammars._under_way
+    assert run_sync(backend.stats()).waiting == 0
+    (compiler,) = compilers
+    assert len(compiler.futures) > 40
+    assert sum(future.cancelled() for future in compiler.futures) > 40
     backend.shutdown()
 
 

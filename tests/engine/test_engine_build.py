@@ -11,6 +11,10 @@ from ramet.errors import InvalidRequest
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int8'"),
+        ({"kv_dtype": "float16"}, "kv_dtype must be one of auto, float32, bfloat16, got 'float16'"),
+        ({"kernels": "fast"}, "kernels must be one of auto, native, torch, got 'fast'"),
         ({"policy": "random"}, "policy must be one of fcfs, lpm, got 'random'"),
         ({"max_batch_tokens": 0}, "max_batch_tokens must be an integer of at least 1, got 0"),
         ({"max_running_requests": 1.5}, "max_running_requests must be an integer of at least 1, got 1.5"),

@@ -13,11 +13,10 @@ import weakref
 from pathlib import Path
 
 import pytest
-from parrot import byte_tokenizer, parrot
+from parrot import byte_tokenizer, local_backend, parrot
 
 from ramet.config import SchedulerConfig
 from ramet.engine.core import EngineCore
-from ramet.engine.local import LocalBackend
 from ramet.errors import EngineDead, RequestAborted
 from ramet.event_loop import run_sync
 from ramet.facade import Facade
@@ -97,6 +96,33 @@ def test_every_shutdown_waits_until_the_core_has_stopped():
         thread.join()
 
 
+def test_a_stream_that_is_closed_takes_part_in_no_further_step():
+    may_step, in_step = threading.Semaphore(0), threading.Semaphore(0)
+
+    def wait_for_leave(context):
+        in_step.release()
+        may_step.acquire()
+
+    backend = parrot("x" * 1000, on_step=wait_for_leave)
+
+    async def leave():
+        stream = backend.stream(Prompt.of("say>"), SamplingParams(max_tokens=1000))
+        may_step.release(3)
+        num_tokens = 0
+        while num_tokens < 3:  # what comes at once comes in one chunk
+            num_tokens += len((await anext(stream)).token_ids)
+        for _ in range(4):
+            in_step.acquire()  # the core is in its fourth step now
+        await stream.aclose()
+        may_step.release(1000)
+        return await backend.stats()
+
+    stats = run_sync(leave())
+    assert (stats.running, stats.steps) == (0, 4)
+    assert run_sync(backend.flush_cache())
+    backend.shutdown()
+
+
 def test_a_call_that_the_garbage_collector_ends_does_not_block_the_thread_it_collects_on():
     backend = parrot("x" * 4000)
     loop = asyncio.new_event_loop()
@@ -129,7 +155,7 @@ def test_a_call_that_the_garbage_collector_ends_does_not_block_the_thread_it_col
 
 def test_the_death_of_the_core_reaches_all_who_wait_even_if_an_event_loop_is_gone():
     core = MortalCore()
-    backend = LocalBackend(byte_tokenizer(), core)
+    backend = local_backend(byte_tokenizer(), core)
     gone = asyncio.new_event_loop()
 
     async def ask_and_leave():

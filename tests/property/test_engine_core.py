@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ramet.errors import EngineError, PromptTooLong, RequestAborted
+from ramet.errors import EngineError, Overloaded, PromptTooLong, RequestAborted
 
 EOS = 3
 VOCAB = range(100)  # of the driver's runner
@@ -119,13 +119,29 @@ class CoreMachine(RuleBasedStateMachine):
         ignore_eos=st.booleans(),
         logprobs=st.sampled_from([None, 1]),
         n=st.sampled_from([1, 1, 1, 2, 4]),
+        priority=st.sampled_from([0, 0, 0, 1, -1]),
     )
-    def generate(self, prompt, n, **sampling):
+    def generate(self, prompt, n, priority=0, **sampling):
         sampling["min_tokens"] = min(sampling["min_tokens"], sampling["max_tokens"])
         call = len(self.expected)
         for index in range(n):
             expected = generation(self.driver, prompt, **sampling)
-            self.add(f"{call}.{index}", expected, prompt, seed=index, **sampling)
+            self.add(f"{call}.{index}", expected, prompt, seed=index, priority=priority, **sampling)
+
+    @rule(prompt=prompts, seconds=st.integers(1, 9))
+    def lease(self, prompt, seconds):
+        call = len(self.expected)
+        self.add(
+            f"{call}.0",
+            generation(self.driver, prompt, max_tokens=0),
+            prompt,
+            max_tokens=0,
+            lease_seconds=seconds,
+        )
+
+    @rule(seconds=st.integers(1, 9))
+    def time_passes(self, seconds):
+        self.driver.now += seconds
 
     @rule(
         prompt=st.lists(st.integers(0, 3), max_size=12),
@@ -191,6 +207,10 @@ class CoreMachine(RuleBasedStateMachine):
                 assert final.finish_reason == "abort"
             elif isinstance(final.error, EngineError) and "halfway" in str(final.error):
                 assert final.finish_reason == "error"
+            elif isinstance(final.error, Overloaded):  # leases hold too much already
+                assert (len(tokens), final.finish_reason) == (0, "error")
+            elif isinstance(final.error, PromptTooLong) and "leases" in str(final.error):
+                assert len(expected.prompt) > self.driver.core.cache.num_slots // 2
             elif expected.error is not None:
                 assert isinstance(final.error, expected.error)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from attention.plans import Sequence, Step, model_input, sampling_of
+from ramet.model_io import LogitBias
 from runner.tiny_models import tiny_config
 
 SHAPES = {
@@ -88,10 +89,17 @@ def check_draws(runner):
         "positions": np.full(20, 40, dtype=np.int64),
         "num_top_logprobs": (np.arange(20) % 4 - 1).astype(np.int32),
     }
+    biased = np.arange(0, 20, 2, dtype=np.int32)  # every other sample, each its own token
+    tokens, added = biased * 7, np.linspace(-100, 100, 10, dtype=np.float32)
     steps = [Step(sequence, 0, 40) for sequence in sequences]
-    batch = runner.execute(model_input(steps, sampling_of(range(39, 800, 40), **given)))
+    bias = LogitBias(biased, tokens, added)
+    batch = runner.execute(model_input(steps, sampling_of(range(39, 800, 40), bias=bias, **given)))
+    assert batch.token_ids[18] == 18 * 7, "100 forces"
     for index, step in enumerate(steps):
-        own = sampling_of([39], **{name: values[index : index + 1] for name, values in given.items()})
+        one = biased == index
+        bias = LogitBias(biased[one] * 0, tokens[one], added[one])
+        values = {name: values[index : index + 1] for name, values in given.items()}
+        own = sampling_of([39], bias=bias, **values)
         alone = runner.execute(model_input([step], own))
         assert alone.token_ids[0] == batch.token_ids[index]
         assert np.array_equal(alone.logprobs[0], batch.logprobs[index], equal_nan=True)

@@ -56,10 +56,21 @@ def test_banned_tokens_are_passed_over():
     bias = LogitBias(
         np.array([0, 0, 1], dtype=np.int32),
         np.array([2, 3, 0], dtype=np.int32),
-        np.array([-np.inf, -np.inf, 5.0], dtype=np.float32),
+        np.array([-np.inf, -np.inf, 0.1], dtype=np.float32),
     )
     output = runner.execute(model_input([Step(sequence, 0, 1)], sampling_of([0, 0], bias=bias)))
     assert output.token_ids.tolist() == [0, 2]
+
+
+def test_a_bias_of_one_makes_another_token_the_next():
+    bias = LogitBias(
+        np.array([0, 1], dtype=np.int32),
+        np.array([0, 2], dtype=np.int32),
+        np.array([1, -1], dtype=np.float32),
+    )
+    sampling = sampling_of([0, 0, 0], bias=bias)
+    output = FakeRunner(vocab_size=4).execute(model_input([Step(chain(1), 0, 1)], sampling))
+    assert output.token_ids.tolist() == [0, 3, 2]
 
 
 def test_tokens_outside_the_bitmask_are_passed_over():

@@ -45,3 +45,23 @@ def test_nothing_is_populated_during_steps_and_after_the_end():
         memory.close()
     assert not pool.ended.wait(0.3)
     assert pool.populated == []
+
+
+def test_closing_waits_for_the_piece_under_way():
+    begun, go_on = threading.Event(), threading.Event()
+    finished = []
+
+    def populate(piece):
+        begun.set()
+        go_on.wait(20)
+        finished.append(piece)
+        return False
+
+    memory = PoolMemory(populate)
+    assert begun.wait(20)
+    closing = threading.Thread(target=memory.close)
+    closing.start()
+    assert closing.is_alive() and not finished
+    go_on.set()
+    closing.join()
+    assert finished == [0]

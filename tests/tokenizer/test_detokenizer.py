@@ -40,3 +40,9 @@ def test_special_tokens_and_padding_rows_have_no_text():
     assert BYTE_VOCAB.text(257) == "<|end|>"
     assert BYTE_VOCAB.display([ord("a"), 257]) == "a<|end|>"
     assert BYTE_VOCAB.is_special(100_000)
+
+
+def test_several_tokens_at_once():
+    detokenizer = Detokenizer(BYTE_VOCAB)
+    assert detokenizer.extend("a中".encode()[:3]) == "a"
+    assert detokenizer.extend([*"中".encode()[2:], 257, 256]) == "中é中"

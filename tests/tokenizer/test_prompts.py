@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vocabularies import BYTES, byte_level_gguf, write_gguf
 
+from ramet.errors import InvalidRequest
 from ramet.tokenizer import ChatTemplate, decode, load_tokenizer
 from ramet.types import Generated, Prompt, RoleBegin, RoleEnd, Text, Tokens
 
@@ -205,3 +206,22 @@ def test_the_template_is_read_from_the_file(tmp_path):
     assert tokenizer.render(prompt) == "<s>[user]x</s>"
     ids = tokenizer.encode_prompt(prompt)
     assert (ids[0], ids[-1], ids.count(256)) == (256, 257, 1)
+
+
+# -------------------------------------------------------------------------------------------- and back
+
+
+def test_ids_to_text(bundled_tokenizer):
+    ids = bundled_tokenizer.encode("<|im_start|>é<|im_end|>", parse_special=True)
+    assert bundled_tokenizer.decode(ids) == "é"
+    assert bundled_tokenizer.decode(ids, skip_special_tokens=False) == "<|im_start|>é<|im_end|>"
+    rare = bundled_tokenizer.encode("🀄", parse_special=False)
+    assert len(rare) > 1
+    assert "\ufffd" in bundled_tokenizer.decode(rare[:1])
+    assert bundled_tokenizer.decode([]) == ""
+
+
+@pytest.mark.parametrize("wrong", [[-1], [10**9], ["a"], [1.0], [True]])
+def test_ids_that_are_none_are_refused(bundled_tokenizer, wrong):
+    with pytest.raises(InvalidRequest, match="token id must be"):
+        bundled_tokenizer.decode(wrong)

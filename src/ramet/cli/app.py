@@ -14,11 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from ramet import __version__
+from ramet.cli.bench import bench
 from ramet.cli.chat import chat
 from ramet.cli.demo import demo
 from ramet.cli.info import info
 from ramet.cli.models import models
 from ramet.cli.run import run
+from ramet.cli.serve import serve
 from ramet.cli.terminal import errors_console, show_error
 from ramet.errors import RametError
 
@@ -48,8 +50,10 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(run)
 app.command()(chat)
+app.command()(serve)
 app.command()(info)
 app.add_typer(models, name="models")
+app.add_typer(bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,6 +80,8 @@ def ramet(
     [bold]ramet run tips.py --arg topic=tea[/bold]  run the program in a Python file
 
     [bold]ramet chat[/bold]                         talk to a model
+
+    [bold]ramet serve[/bold]                        serve a model over HTTP, as OpenAI does
 
     [bold]ramet models list[/bold]                  which models are on this machine
 

@@ -15,7 +15,7 @@ import typer
 import ramet as rm
 from ramet.cli.chat_session import ChatSession
 from ramet.cli.terminal import ModelOption, note, show_error, write
-from ramet.errors import EngineDead, RametError
+from ramet.errors import EngineDead, InvalidRequest, RametError
 
 PROMPT = "you> "
 
@@ -29,6 +29,13 @@ def chat(
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 0.9,
     max_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
     seed: Annotated[int | None, typer.Option(help="Same seed, same answers.", show_default=False)] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Talk to a server's model: of ramet serve.", show_default=False),
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="What the server wants.", show_default=False)
+    ] = None,
 ) -> None:
     """Talk to a model; answers are streamed, and earlier turns are not computed again.
 
@@ -39,7 +46,9 @@ def chat(
     Example: [bold]ramet chat --system "You are a pirate." --temperature 0.8[/bold]
     """
     sampling = rm.SamplingParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    with rm.Engine(model) as engine:
+    if url is not None and model is not None:
+        raise InvalidRequest("--url and --model: the server has its model already")
+    with rm.Engine(model) if url is None else rm.Endpoint(url, api_key) as engine:
         session = ChatSession(engine, sampling, system, write=write, note=note, read_stats=engine.stats)
         if sys.stdin.isatty():
             note("Ask away. Ctrl-C stops an answer, Ctrl-D leaves, /help shows the commands.")

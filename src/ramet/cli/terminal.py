@@ -32,6 +32,11 @@ def show_error(error: BaseException) -> None:
     errors_console().print(Text.assemble(("error:", "bold red"), " ", message))
 
 
+def warn(text: str) -> None:
+    """A yellow line on stderr."""
+    errors_console().print(Text.assemble(("warning:", "bold yellow"), " ", text))
+
+
 def note(text: str) -> None:
     """A dim line on stderr."""
     errors_console().print(Text(text, style="dim"))

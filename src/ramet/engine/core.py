@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from ramet.config import SchedulerConfig
+from ramet.engine.compiling import Compiling
 from ramet.engine.inputs import build_model_input
-from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Message, Output, Reply, Shutdown
+from ramet.engine.messages import (
+    Abort,
+    AddRequest,
+    Compiled,
+    FlushCache,
+    GetStats,
+    Message,
+    Output,
+    Reply,
+    Shutdown,
+)
 from ramet.errors import (
     EngineError,
     InvalidRequest,
+    Overloaded,
     PromptTooLong,
     RametError,
     RequestAborted,
     UnsupportedFeature,
 )
 from ramet.grammar.compiler import GrammarCompiler
-from ramet.grammar.matcher import GrammarMatcher
 from ramet.model_io import ModelRunner
 from ramet.radix import PrefixCache
-from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import Request, RequestOutput
 from ramet.scheduler.scheduler import Scheduler
 from ramet.scheduler.stop import StopChecker
@@ -32,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineCore:
-    """Schedules requests over one model runner."""
+    """Schedules requests over one model runner. Owns the runner and the compiler of grammars."""
 
     def __init__(
         self,
@@ -44,15 +55,19 @@ class EngineCore:
         enable_prefix_cache: bool = True,
         grammars: GrammarCompiler | None = None,
         enable_jump_forward: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.on_compiled: Callable[[], None] = lambda: None
+        """Called, on any thread, when a grammar is compiled: then the core wants to be told `Compiled`."""
         self._runner = runner
         self._vocab = vocab
         self._eos_token_ids = eos_token_ids
         self._grammars = grammars
+        self._compiling = None if grammars is None else Compiling(grammars, lambda: self.on_compiled())
         self._enable_jump_forward = enable_jump_forward
         self.cache = PrefixCache(runner.num_slots, reuse=enable_prefix_cache)
         self._enable_prefix_cache = enable_prefix_cache
-        self.scheduler = Scheduler(self.cache, config)
+        self.scheduler = Scheduler(self.cache, config, clock=clock)
         self.max_sequence_tokens = min(runner.context_length, runner.num_slots)
 
     def step(self) -> list[RequestOutput]:
@@ -73,31 +88,47 @@ class EngineCore:
     def has_work(self) -> bool:
         return self.scheduler.has_work
 
-    def handle(self, message: Message) -> list[Output]:
-        """Take a message; what can be answered at once is."""
+    def handle(self, *messages: Message) -> list[Output]:
+        """Take messages that were sent together; what can be answered at once is.
+
+        Requests among them are accepted together or, if too many would wait, refused together.
+        """
+        overload = self.scheduler.why_overloaded(sum(isinstance(message, AddRequest) for message in messages))
+        outputs: list[Output] = []
+        for message in messages:
+            if overload is not None and isinstance(message, AddRequest):
+                outputs.append(_refusal(message, Overloaded(overload)))
+            else:
+                outputs += self._handle(message)
+        return outputs
+
+    def stats(self) -> EngineStats:
+        num_compiled = 0 if self._grammars is None else self._grammars.num_compiled
+        return replace(self.scheduler.stats(), grammars_compiled=num_compiled)
+
+    def close(self) -> None:
+        if self._grammars is not None:
+            self._grammars.close()
+        self._runner.close()
+
+    def _handle(self, message: Message) -> Sequence[Output]:
         match message:
             case AddRequest():
                 try:
-                    return [*self._add(message)]
+                    return self._add(message)
                 except RametError as error:
-                    return [RequestOutput(request_id=message.request_id, finish_reason="error", error=error)]
+                    return [_refusal(message, error)]
             case Abort():
-                reason = "the request was aborted"
-                return [*self.scheduler.fail(message.request_ids, RequestAborted, reason)]
+                return self._abort(message.request_ids, "the request was aborted")
             case FlushCache():
-                self.cache.flush()
+                self.scheduler.flush()
                 return [Reply(message.call_id, self.cache.num_free == self.cache.num_slots)]
             case GetStats():
                 return [Reply(message.call_id, self.stats())]
+            case Compiled():
+                return self._begin_compiled()
             case Shutdown():
-                reason = "the engine is shutting down"
-                return [*self.scheduler.fail(self.scheduler.request_ids(), RequestAborted, reason)]
-
-    def stats(self) -> EngineStats:
-        return self.scheduler.stats()
-
-    def close(self) -> None:
-        self._runner.close()
+                return self._abort(self.scheduler.request_ids(), "the engine is shutting down")
 
     def _add(self, message: AddRequest) -> list[RequestOutput]:
         params = message.params
@@ -107,6 +138,13 @@ class EngineCore:
                 f"the prompt's {len(message.token_ids)} tokens leave no room to generate: "
                 f"a sequence may have {self.max_sequence_tokens}"
             )
+        for token_id, _ in params.logit_bias[-1:]:  # in order of token ids
+            if token_id >= self._runner.vocab_size:
+                raise InvalidRequest(
+                    f"logit_bias: {token_id} is outside the vocabulary of {self._runner.vocab_size} tokens"
+                )
+        if params.constraint is not None and self._compiling is None:
+            raise UnsupportedFeature("constraints need a tokenizer, and this engine has none")
         if params.max_tokens > room:
             params = replace(params, max_tokens=room, min_tokens=min(params.min_tokens, room))
         if message.score_from is not None and len(message.token_ids) == 1:  # nothing stands before it
@@ -118,30 +156,45 @@ class EngineCore:
                     finish_reason="length",
                 )
             ]
-        return self.scheduler.add(
-            Request(
-                message.request_id,
-                list(message.token_ids),
-                params,
-                stop_checker=StopChecker(params, self._eos_token_ids, self._vocab),
-                seed=message.seed,
-                # Without prefix cache each group of requests that were made together has a tree of its own.
-                namespace=message.namespace if self._enable_prefix_cache else _group(message.request_id),
-                client_id=message.client_id,
-                score_from=message.score_from,
-                matcher=self._matcher(params),
-            )
+        request = Request(
+            message.request_id,
+            list(message.token_ids),
+            params,
+            stop_checker=StopChecker(params, self._eos_token_ids, self._vocab),
+            seed=message.seed,
+            # Without prefix cache each group of requests that were made together has a tree of its own.
+            namespace=message.namespace if self._enable_prefix_cache else _group(message.request_id),
+            client_id=message.client_id,
+            priority=message.priority,
+            score_from=message.score_from,
+            lease_seconds=message.lease_seconds if self._enable_prefix_cache else 0.0,
         )
+        self.scheduler.accept(request)
+        if params.constraint is None or self._compiling is None:
+            return self.scheduler.begin(request)
+        self._compiling.add(request, params.constraint)
+        return self._begin_compiled()  # at once, if it is known
 
-    def _matcher(self, params: SamplingParams) -> GrammarMatcher | None:
-        if params.constraint is None or params.max_tokens == 0:
-            return None
-        if self._grammars is None:
-            raise UnsupportedFeature("constraints need a tokenizer, and this engine has none")
-        # Only sampled tokens have logprobs; and stop regexes are slow, so many tokens at once would take long
-        is_plain = params.logprobs is None and not params.stop_regex
-        jump_forward = self._enable_jump_forward and is_plain
-        return self._grammars.get(params.constraint).matcher(jump_forward=jump_forward)
+    def _begin_compiled(self) -> list[RequestOutput]:
+        """Begin the requests whose grammar has been compiled."""
+        outputs: list[RequestOutput] = []
+        for request, outcome in () if self._compiling is None else self._compiling.take():
+            if isinstance(outcome, RametError):
+                outputs += self.scheduler.fail([request.request_id], type(outcome), str(outcome))
+                continue
+            params = request.params
+            if params.max_tokens > 0:
+                # Only sampled tokens have logprobs, and for stop regexes many tokens at once take long
+                is_plain = params.logprobs is None and not params.stop_regex
+                request.matcher = outcome.matcher(jump_forward=self._enable_jump_forward and is_plain)
+            outputs += self.scheduler.begin(request)
+        return outputs
+
+    def _abort(self, request_ids: Sequence[str], reason: str) -> list[RequestOutput]:
+        if self._compiling is not None:
+            for request_id in request_ids:
+                self._compiling.give_up(request_id)
+        return self.scheduler.fail(request_ids, RequestAborted, reason)
 
     def _room_after(self, token_ids: list[int], score_from: int | None) -> int:
         """How many tokens may follow a prompt.
@@ -170,6 +223,10 @@ class EngineCore:
                 "raise max_kv_tokens"
             )
         return max(self.max_sequence_tokens - len(token_ids), 0)
+
+
+def _refusal(message: AddRequest, error: RametError) -> RequestOutput:
+    return RequestOutput(request_id=message.request_id, finish_reason="error", error=error)
 
 
 def _group(request_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from itertools import accumulate, chain
 from operator import itemgetter
@@ -33,7 +34,7 @@ def build_model_input(batch: Batch, vocab_size: int) -> ModelInput:
         ),
         slot_ids=np.concatenate([rows.take(span_of(rows.node).slots) for rows in computed]),
         segments=_segments(batch.visits),
-        sampling=_sampling(batch.samples, vocab_size),
+        sampling=_sampling(batch.samples + batch.compared, vocab_size),
         score_rows=np.array([point.row for point in batch.scores], dtype=np.int32),
         score_token_ids=np.array(
             [point.request.token_ids[point.position + 1] for point in batch.scores], dtype=np.int32
@@ -92,7 +93,7 @@ def _sampling(points: list[LogitsPoint], vocab_size: int) -> Sampling:
         positions=np.array([point.position + 1 for point in points], dtype=np.int64),
         num_top_logprobs=np.array([-1 if p.logprobs is None else p.logprobs for p in params], dtype=np.int32),
         penalties=_penalties(requests),
-        bias=_bias(requests),
+        bias=_bias(requests, vocab_size),
         bitmask=_bitmask(requests, vocab_size),
     )
 
@@ -124,14 +125,24 @@ def _penalties(requests: list[Request]) -> Penalties | None:
     )
 
 
-def _bias(requests: list[Request]) -> LogitBias | None:
-    """Tokens that may not be drawn: whatever would end a request before its ``min_tokens``."""
-    banned = [request.banned_token_ids for request in requests]
-    if not any(banned):
+def _bias(requests: list[Request], vocab_size: int) -> LogitBias | None:
+    """What callers want added to logits, and bans of whatever would end a request before ``min_tokens``."""
+    biases = [_bias_of(request, vocab_size) for request in requests]
+    if not any(biases):
         return None
-    sizes = [len(token_ids) for token_ids in banned]
+    sizes = [len(bias) for bias in biases]
+    tokens, values = zip(*chain.from_iterable(biases), strict=True)
     return LogitBias(
         entry_sample=np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
-        entry_token=np.fromiter(chain.from_iterable(map(sorted, banned)), np.int32, sum(sizes)),
-        entry_value=np.full(sum(sizes), -np.inf, dtype=np.float32),
+        entry_token=np.array(tokens, dtype=np.int32),
+        entry_value=np.array(values, dtype=np.float32),
     )
+
+
+def _bias_of(request: Request, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    banned = request.banned_token_ids
+    if not banned:
+        return request.params.logit_bias
+    # A tokenizer may know more tokens than the model; those are never drawn
+    bans = ((token_id, -math.inf) for token_id in sorted(banned) if token_id < vocab_size)
+    return (*request.params.logit_bias, *bans)

@@ -1,8 +1,8 @@
-"""The engine as a language backend: text in, text out, over a core in this process.
+"""The engine as a language backend: text in, text out, over a core in a thread or in a process of its own.
 
-Encoding, detokenizing and waiting happen here, on whatever event loop the caller runs; the core
-runs in its thread. Outputs of a step cross threads once per loop, not once per request, and only
-where somebody streams or a request has ended.
+Encoding, detokenizing and waiting happen here, on whatever event loop the caller runs. Outputs of a step
+cross threads once per loop, not once per request, and only where somebody streams or a request has ended.
+Must not know: where the core runs.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ramet.engine.completions import Collector, Scorer
-from ramet.engine.core import EngineCore
-from ramet.engine.core_thread import CoreThread
-from ramet.engine.messages import Abort, AddRequest, FlushCache, GetStats, Output, Reply, Shutdown
+from ramet.checks import check_float, check_int
+from ramet.engine.completions import Collector, Scorer, chunks_of, encode_continuation
+from ramet.engine.messages import (
+    Abort,
+    AddRequest,
+    FlushCache,
+    GetStats,
+    Output,
+    Reply,
+    RunningCore,
+    Shutdown,
+)
 from ramet.errors import EngineDead, InvalidRequest
-from ramet.grammar.compiler import GrammarCompiler
-from ramet.grammar.matcher import Grammar
-from ramet.sampling_params import SamplingParams
+from ramet.model_card import ModelCard
+from ramet.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 from ramet.scheduler.request import RequestOutput
 from ramet.scheduler.stop import compile_stop_patterns
 from ramet.stats import EngineStats
@@ -35,6 +42,7 @@ from ramet.types import DEFAULT_OPTIONS, Chunk, Completion, Prompt, RequestOptio
 
 MAX_BRANCHES = 1024
 """Most completions, or scored continuations, of one prompt."""
+MAX_LEASE_SECONDS = 365 * 86400.0
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +63,11 @@ class _Receiver:
 class LocalBackend:
     """Satisfies `ramet.backend.Backend`. Safe to use from many threads and event loops."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        core: EngineCore,
-        grammars: GrammarCompiler | None = None,
-        *,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, core: RunningCore, card: ModelCard, *, seed: int = 0) -> None:
+        """``core`` has not been started yet."""
         self._tokenizer = tokenizer
-        self._grammars = grammars
+        self._card = card
+        self._core = core
         self._call_ids = itertools.count()
         self._random = random.Random(seed)
         self._pid = os.getpid()
@@ -72,8 +75,10 @@ class LocalBackend:
         self._lock = threading.RLock()
         self._receivers: dict[str, _Receiver] = {}
         self._replies: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[EngineStats | bool]]] = {}
-        self._dead: EngineDead | None = None
-        self._thread = CoreThread(core, self._on_outputs, self._on_death)
+        self._dead: EngineDead | None = None  # it takes no more requests
+        self._death: EngineDead | None = None  # it has died by itself
+        self._death_callbacks: list[Callable[[EngineDead], None]] = []
+        core.start(self._on_outputs, self._on_death)
         atexit.register(self.shutdown)  # a thread inside a kernel must not outlive the interpreter
 
     # -------------------------------------------------------------------------------- the backend
@@ -81,32 +86,24 @@ class LocalBackend:
     async def generate(
         self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
     ) -> list[Completion]:
-        grammar = await self._grammar(params)
-        collectors = self._collectors(self._encode(prompt), params)
+        collectors = self._collectors(self._encode(prompt), params, options)
         await self._collect(collectors)
-        del grammar  # the core found it by its constraint; held until here, it could not be dropped meanwhile
         return [collector.completion() for collector in collectors.values()]
 
     async def stream(
         self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncIterator[Chunk]:
-        grammar = await self._grammar(params)
-        collectors = self._collectors(self._encode(prompt), params)
-        arrived: asyncio.Queue[RequestOutput] = asyncio.Queue()
+        collectors = self._collectors(self._encode(prompt), params, options)
+        arrived: asyncio.Queue[list[RequestOutput]] = asyncio.Queue()
         unfinished = len(collectors)
-
-        def on_outputs(outputs: list[RequestOutput]) -> None:
-            for output in outputs:
-                arrived.put_nowait(output)
-
-        with self._submitted(collectors, on_outputs, streams=True):
+        with self._submitted(collectors, arrived.put_nowait, streams=True):
             while unfinished:
-                output = await arrived.get()
-                if output.error is not None:
-                    raise output.error
-                unfinished -= output.finish_reason is not None
-                yield collectors[output.request_id].chunk(output)
-        del grammar
+                outputs = await arrived.get()
+                while not arrived.empty():  # what came while the caller was busy goes into one chunk
+                    outputs += arrived.get_nowait()
+                for chunk in chunks_of(outputs, collectors):
+                    unfinished -= chunk.completion is not None
+                    yield chunk
 
     async def score(
         self,
@@ -117,38 +114,61 @@ class LocalBackend:
         options: RequestOptions = DEFAULT_OPTIONS,
     ) -> list[Score]:
         if not continuations or len(continuations) > MAX_BRANCHES:
-            raise InvalidRequest(
-                f"continuations must be 1 to {MAX_BRANCHES} strings, got {len(continuations)}"
-            )
+            raise InvalidRequest(f"continuations must be 1 to {MAX_BRANCHES}, got {len(continuations)}")
+        check_int("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS)
+        params = SamplingParams(max_tokens=0, temperature=0.0, logprobs=top_logprobs)
         token_ids = self._encode(prompt) if prompt.parts else self._tokenizer.encode_prompt(prompt)
         call_id = next(self._call_ids)
         scorers: dict[str, Scorer] = {}
-        for index, text in enumerate(continuations):
-            if not isinstance(text, str) or not text:
-                raise InvalidRequest(f"continuations[{index}] must be a non-empty string")
-            tail = self._tokenizer.encode_continuation(text)
-            if not tail:
-                raise InvalidRequest(f"continuations[{index}] {text!r} has no tokens in this vocabulary")
+        for index, continuation in enumerate(continuations):
+            text, tail = encode_continuation(continuation, f"continuations[{index}]", self._tokenizer)
             message = AddRequest(
                 request_id=f"{call_id}.{index}",
                 token_ids=token_ids + tail,
-                params=SamplingParams(max_tokens=0),
+                params=params,
                 seed=0,
+                namespace=options.cache_salt,
+                client_id=options.client_id,
+                priority=options.priority,
                 score_from=len(token_ids),
             )
-            scorers[message.request_id] = Scorer(message, text, len(token_ids))
+            scorers[message.request_id] = Scorer(message, text, len(token_ids), self._tokenizer.vocab)
         await self._collect(scorers)
         return [scorer.score() for scorer in scorers.values()]
 
     async def cache_prefix(
         self, prompt: Prompt, *, lease_seconds: float = 0.0, options: RequestOptions = DEFAULT_OPTIONS
     ) -> None:
-        await self.generate(prompt, SamplingParams(max_tokens=0))
+        check_float("lease_seconds", lease_seconds, 0.0, MAX_LEASE_SECONDS)
+        params = SamplingParams(max_tokens=0)
+        await self._collect(self._collectors(self._encode(prompt), params, options, float(lease_seconds)))
 
     def render(self, prompt: Prompt) -> str:
         return self._tokenizer.render(prompt)
 
     # ------------------------------------------------------------------------------------- control
+
+    @property
+    def card(self) -> ModelCard:
+        """What the model is like."""
+        return self._card
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it takes requests."""
+        return self._dead is None and os.getpid() == self._pid
+
+    def add_death_callback(self, callback: Callable[[EngineDead], None]) -> None:
+        """Call this once, from any thread, if the engine dies by itself; at once if it has."""
+        with self._lock:
+            if self._death is None:
+                self._death_callbacks.append(callback)
+                return
+        callback(_own(self._death))
 
     async def stats(self) -> EngineStats:
         """The counters since the engine started."""
@@ -167,11 +187,9 @@ class LocalBackend:
         with self._lock:
             if self._dead is None:
                 self._dead = EngineDead("the engine has been shut down")
-                self._thread.send(Shutdown())
-        if self._grammars is not None:
-            self._grammars.close()
+                self._core.send(Shutdown())
         atexit.unregister(self.shutdown)
-        self._thread.join()
+        self._core.join()
 
     # ----------------------------------------------------------------------------------- internals
 
@@ -183,29 +201,13 @@ class LocalBackend:
             raise InvalidRequest(f"prompt token ids must be integers, got {kind.__name__}")
         return token_ids
 
-    async def _grammar(self, params: SamplingParams) -> Grammar | None:
-        """The grammar of a constraint, compiled while the core goes on.
-
-        Raises:
-            InvalidConstraint: it cannot be compiled.
-            EngineDead: the engine takes no more requests.
-        """
-        if params.constraint is None or self._grammars is None:
-            return None
-        with self._alive():
-            future = asyncio.wrap_future(self._grammars.submit(params.constraint))
-        future.add_done_callback(_retrieve)
-        try:
-            return await asyncio.shield(future)  # others may wait for the same one
-        except asyncio.CancelledError:
-            self._grammars.give_up(params.constraint)
-            if future.cancelled() and self._dead is not None:  # by the shutdown, not by our caller
-                raise _own(self._dead) from None
-            raise
-        except InvalidRequest as error:  # theirs too
-            raise type(error)(str(error)) from error
-
-    def _collectors(self, token_ids: list[int], params: SamplingParams) -> dict[str, Collector]:
+    def _collectors(
+        self,
+        token_ids: list[int],
+        params: SamplingParams,
+        options: RequestOptions,
+        lease_seconds: float = 0.0,
+    ) -> dict[str, Collector]:
         """One request per completion; together they are branches of one prompt in the radix tree."""
         if params.n > MAX_BRANCHES:
             raise InvalidRequest(f"n must be at most {MAX_BRANCHES}, got {params.n}")
@@ -225,6 +227,10 @@ class LocalBackend:
                 token_ids=token_ids,
                 params=single,
                 seed=(seed + index * 0x9E3779B97F4A7C15) % 2**64,
+                namespace=options.cache_salt,
+                client_id=options.client_id,
+                priority=options.priority,
+                lease_seconds=lease_seconds,
             )
             collectors[message.request_id] = Collector(message, index, self._tokenizer.vocab)
         return collectors
@@ -240,44 +246,45 @@ class LocalBackend:
         """Submit requests; ``on_outputs`` is called on this loop with outputs of one of them, as they come if
         it ``streams`` and else at its end. Leaving early aborts what still runs."""
         loop = asyncio.get_running_loop()
-        with self._alive():
-            for name in receivers:
-                self._receivers[name] = _Receiver(loop, on_outputs, streams)
-            self._thread.send(*(receiver.message for receiver in receivers.values()))
         try:
+            with self._alive():
+                for name in receivers:
+                    self._receivers[name] = _Receiver(loop, on_outputs, streams)
+                self._core.send(*(receiver.message for receiver in receivers.values()))
             yield
         finally:
             with self._lock:
                 unfinished = [name for name in receivers if self._receivers.pop(name, None) is not None]
             if unfinished:
-                self._thread.send(Abort(unfinished))
+                self._core.send(Abort(unfinished))
 
     async def _collect(self, receivers: Mapping[str, Collector | Scorer]) -> None:
         """Submit requests and wait until all have ended, or one has failed."""
         done = asyncio.get_running_loop().create_future()
         unfinished = set(receivers)
-        outputs: list[RequestOutput] = []
+        outcomes: list[list[RequestOutput]] = []
 
-        def on_outputs(of_request: list[RequestOutput]) -> None:
-            outputs.extend(of_request)
-            last = of_request[-1]
+        def on_outputs(outputs: list[RequestOutput]) -> None:
+            outcomes.append(outputs)
+            last = outputs[-1]
             unfinished.discard(last.request_id)
             if not done.done() and (last.error is not None or not unfinished):
                 done.set_result(None)
 
         with self._submitted(receivers, on_outputs, streams=False):
             await done
-        for output in outputs:
-            if output.error is not None:
-                raise output.error
-            receivers[output.request_id].take(output)
+        for outputs in outcomes:
+            last = outputs[-1]
+            if last.error is not None:
+                raise last.error
+            receivers[last.request_id].take(outputs)
 
     async def _call(self, message: FlushCache | GetStats) -> EngineStats | bool:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[EngineStats | bool] = loop.create_future()
         with self._alive():
             self._replies[message.call_id] = (loop, future)
-            self._thread.send(message)
+            self._core.send(message)
         return await future
 
     @contextmanager
@@ -294,7 +301,7 @@ class LocalBackend:
                 raise _own(self._dead)
             yield
 
-    # ------------------------------------------------------------------- called on the core's thread
+    # ------------------------------------------------------------------- called on a thread of the core's
 
     def _on_outputs(self, outputs: Sequence[Output]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
@@ -327,10 +334,13 @@ class LocalBackend:
                 self._receivers.pop(name, None)
         if lost:
             logger.warning("aborting %d requests whose event loop was closed", len(lost))
-            self._thread.send(Abort(lost))
+            self._core.send(Abort(lost))
 
     def _on_death(self, death: EngineDead) -> None:
         with self._lock:
+            callbacks: list[Callable[[EngineDead], None]] = []
+            if self._dead is None:
+                self._death, callbacks = death, self._death_callbacks
             self._dead = death
             request_ids = list(self._receivers)
             replies, self._replies = self._replies, {}
@@ -342,6 +352,8 @@ class LocalBackend:
                 loop.call_soon_threadsafe(_set_exception, future, _own(death))
             except RuntimeError:  # the loop was closed, nobody waits
                 logger.debug("a caller's event loop was closed before its answer")
+        for callback in callbacks:
+            callback(_own(death))
 
 
 def _own(death: EngineDead) -> EngineDead:
@@ -354,12 +366,6 @@ def _own(death: EngineDead) -> EngineDead:
 def _call_all(calls: list[Callable[[], None]]) -> None:
     for call in calls:
         call()
-
-
-def _retrieve(future: asyncio.Future[Grammar]) -> None:
-    """Look at an error, so that it is not reported as lost if the caller has gone."""
-    if not future.cancelled():
-        future.exception()
 
 
 def _set_result(future: asyncio.Future[EngineStats | bool], value: EngineStats | bool) -> None:

@@ -22,6 +22,7 @@ from ramet.lang.api import (
     user_end,
 )
 from ramet.lang.context import set_default_backend
+from ramet.lang.control import flush_cache, get_server_info
 from ramet.lang.forks import Forks
 from ramet.lang.program import Program, function
 from ramet.lang.select import (
@@ -38,10 +39,12 @@ __all__ = [
     "assistant",
     "assistant_begin",
     "assistant_end",
+    "flush_cache",
     "function",
     "gen",
     "gen_int",
     "gen_string",
+    "get_server_info",
     "greedy_token_selection",
     "select",
     "set_default_backend",

@@ -49,15 +49,24 @@ def as_backend(value: object) -> Backend:
     raise InvalidRequest(f"backend must be an engine or a Backend, got {value!r}")
 
 
+def find_backend(given: object) -> Backend | None:
+    """The backend given, else the calling program's, else the default, if there is one.
+
+    Raises:
+        InvalidRequest: what was given is no backend.
+    """
+    if given is not None:
+        return as_backend(given)
+    return _calling.get(None) or _default.backend
+
+
 def choose_backend(given: object, program: str) -> Backend:
     """The backend for a run of a program.
 
     Raises:
         InvalidRequest: there is none, or what was given is not one.
     """
-    if given is not None:
-        return as_backend(given)
-    backend = _calling.get(None) or _default.backend
+    backend = find_backend(given)
     if backend is None:
         raise InvalidRequest(
             f"program {program!r} has no backend to run on: pass one, as in {program}.run(..., "

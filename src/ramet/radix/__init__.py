@@ -11,6 +11,7 @@ What always holds (checked by `PrefixCache.check` in tests after every step):
 This package decides about tokens and memory. It knows no request fields, no text and no tensors.
 """
 
+from ramet.radix.leases import Leases
 from ramet.radix.prefix_cache import KVNode, KVSpan, Path, PrefixCache, span_of
 from ramet.radix.slots import SlotAllocator
 from ramet.radix.tree import Match, Node, Payload, RadixTree
@@ -18,6 +19,7 @@ from ramet.radix.tree import Match, Node, Payload, RadixTree
 __all__ = [
     "KVNode",
     "KVSpan",
+    "Leases",
     "Match",
     "Node",
     "Path",

@@ -28,12 +28,13 @@ from ramet.radix.vector import Int32Vector, common_prefix_length
 class KVSpan:
     """What a node carries: the slots of its tokens, and how many of them hold computed KV."""
 
-    __slots__ = ("_slots", "num_computed", "num_tails")
+    __slots__ = ("_slots", "num_computed", "num_leases", "num_tails")
 
     def __init__(self, slots: Int32Array, num_computed: int = 0) -> None:
         self._slots = Int32Vector(slots)
         self.num_computed = num_computed
         self.num_tails = 0  # paths that end at this node
+        self.num_leases = 0  # leases on paths through this node (`ramet.radix.leases`)
 
     @property
     def slots(self) -> Int32Array:
@@ -41,6 +42,7 @@ class KVSpan:
 
     def split(self, index: int) -> KVSpan:
         head = KVSpan(self._slots.split(index).view, min(self.num_computed, index))
+        head.num_leases = self.num_leases
         self.num_computed = max(self.num_computed - index, 0)
         return head
 

@@ -73,6 +73,10 @@ class FakeRunner:
     def context_length(self) -> int:
         return self._context_length
 
+    @property
+    def kernels(self) -> str:
+        return "none: a function of the context"
+
     def execute(self, model_input: ModelInput) -> ModelOutput:
         assert not self._closed, "execute() after close()"
         if self._before_step is not None:
@@ -174,7 +178,7 @@ class FakeRunner:
         )
         for index, row in enumerate(sampling.rows):
             context = contexts[int(row)]
-            token_id = self._choose(context, _banned(sampling, index, self._vocab_size))
+            token_id = self._choose(context, sampling, index)
             output.token_ids[index] = token_id
             num_top = min(int(sampling.num_top_logprobs[index]), self._vocab_size)
             if num_top < 0:
@@ -190,23 +194,25 @@ class FakeRunner:
             output.score_logprobs[index] = self.logprob(contexts[int(row)], int(token_id))
         return output
 
-    def _choose(self, context: Context, banned: set[int]) -> int:
-        """The next token, or the first one after it that is not banned; -1 if all are."""
+    def _choose(self, context: Context, sampling: Sampling, sample: int) -> int:
+        """The next token, or the first one after it that is not banned; -1 if all are.
+
+        As logits: those after it are a little less likely, all within 1 of it, so that a bias counts.
+        """
         wanted = self._next_token(context) % self._vocab_size
-        candidates = ((wanted + offset) % self._vocab_size for offset in range(self._vocab_size))
-        return next((token_id for token_id in candidates if token_id not in banned), -1)
-
-
-def _banned(sampling: Sampling, sample: int, vocab_size: int) -> set[int]:
-    banned: set[int] = set()
-    if sampling.bias is not None:
-        bias = sampling.bias
-        of_sample = (bias.entry_sample == sample) & np.isneginf(bias.entry_value)
-        banned.update(bias.entry_token[of_sample].tolist())
-    if sampling.bitmask is not None:
-        words = sampling.bitmask[sample].tolist()
-        banned.update(token for token in range(vocab_size) if not words[token // 32] >> token % 32 & 1)
-    return banned
+        bias, bitmask = sampling.bias, sampling.bitmask
+        if bias is None and bitmask is None:
+            return wanted
+        tokens = np.arange(self._vocab_size)
+        logits = -((tokens - wanted) % self._vocab_size) / self._vocab_size
+        if bias is not None:
+            of_sample = bias.entry_sample == sample
+            np.add.at(logits, bias.entry_token[of_sample], bias.entry_value[of_sample])
+        if bitmask is not None:
+            allowed = bitmask[sample][tokens // 32] >> (tokens % 32).astype(np.uint32) & 1
+            logits[allowed == 0] = -np.inf
+        best = int(logits.argmax())
+        return best if np.isfinite(logits[best]) else -1
 
 
 def _check_range(name: str, values: NDArray[np.int32], limit: int) -> None:

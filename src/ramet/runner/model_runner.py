@@ -41,6 +41,10 @@ class TorchModelRunner:
     def context_length(self) -> int:
         return self._config.context_length
 
+    @property
+    def kernels(self) -> str:
+        return f"torch on {self._device}"
+
     def execute(self, model_input: ModelInput) -> ModelOutput:
         model, pool = self._model, self._pool
         if model is None or pool is None:

@@ -33,6 +33,8 @@ class NativeModelRunner:
         decoder: _cpu.Decoder,
         sampler: NativeSampler,
         num_slots: int,
+        *,
+        kernels: str,
     ) -> None:
         """
         Args:
@@ -40,6 +42,7 @@ class NativeModelRunner:
             decoder: with all weights and no pool yet.
             sampler: draws from the logits.
             num_slots: slots of the pool.
+            kernels: what computes, in a few words for people.
         """
         decoder.allocate_kv(num_slots)
         self._pool_memory = PoolMemory(decoder.populate_kv)
@@ -47,6 +50,7 @@ class NativeModelRunner:
         self._decoder: _cpu.Decoder | None = decoder
         self._sampler = sampler
         self._num_slots = num_slots
+        self._kernels = kernels
         self._profile: defaultdict[str, float] | None = None
 
     @property
@@ -60,6 +64,10 @@ class NativeModelRunner:
     @property
     def context_length(self) -> int:
         return self._config.context_length
+
+    @property
+    def kernels(self) -> str:
+        return self._kernels
 
     def execute(self, model_input: ModelInput) -> ModelOutput:
         decoder = self._decoder

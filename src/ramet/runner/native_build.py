@@ -62,7 +62,8 @@ def build_native_runner(
         num_slots * slot_bytes(padded, element_bytes) >> 20,
     )
     sampler = NativeSampler(kernels, team, isa, config.vocab_size)
-    return NativeModelRunner(config, decoder, sampler, num_slots)
+    described = f"native CPU kernels ({isa}, {num_threads} threads)"
+    return NativeModelRunner(config, decoder, sampler, num_slots, kernels=described)
 
 
 def choose_num_threads(num_threads: int | None) -> int:

@@ -28,7 +28,8 @@ class PoolMemory:
         self._in_use = 0
         self._last_use = time.monotonic()
         self._closed = threading.Event()
-        threading.Thread(target=self._run, name="ramet-pool-memory", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="ramet-pool-memory", daemon=True)
+        self._thread.start()
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -41,8 +42,9 @@ class PoolMemory:
             self._last_use = time.monotonic()
 
     def close(self) -> None:
-        """Populate nothing more."""
+        """Populate nothing more. Waits for the piece under way: it must not outlive the interpreter."""
         self._closed.set()
+        self._thread.join()
 
     def _run(self) -> None:
         for piece in range(MOST_PIECES):

@@ -83,6 +83,7 @@ class Batch:
     requests: list[Request]  # all that take part
     samples: list[LogitsPoint] = field(default_factory=list)
     scores: list[LogitsPoint] = field(default_factory=list)
+    compared: list[LogitsPoint] = field(default_factory=list)  # the scores that want alternatives: drawn too
     cached: list[Request] = field(default_factory=list)  # only wanted their prompt computed, and have it now
 
     def computed(self) -> Iterator[tuple[KVNode, int]]:
@@ -152,6 +153,8 @@ class BatchBuilder:
             point = LogitsPoint(request, rows.row_of(offset), rows.node.start + offset)
             if request.score_from is not None:
                 batch.scores.append(point)
+                if request.params.logprobs:
+                    batch.compared.append(point)
             elif request.params.max_tokens > 0:
                 batch.samples.append(point)
             else:

@@ -1,4 +1,7 @@
-"""Who is admitted next. A policy orders the waiting requests; adding one is a function and a line here."""
+"""Who is admitted next. A policy orders the waiting requests of one priority.
+
+Adding one is a function and a line here.
+"""
 
 from __future__ import annotations
 

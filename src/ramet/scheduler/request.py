@@ -30,7 +30,7 @@ class RawLogprob(msgspec.Struct, frozen=True, array_like=True):
     top_logprobs: list[float]
 
 
-class RequestOutput(msgspec.Struct, kw_only=True):
+class RequestOutput(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
     """What one step added to one request. Exactly one output of a request carries ``finish_reason``.
 
     ``releasable_text`` is the number of characters that may be shown so far (``None``: all); in the last
@@ -67,8 +67,10 @@ class Request:
         seed: int,
         namespace: str = "",
         client_id: str = "",
+        priority: int = 0,
         score_from: int | None = None,
         matcher: GrammarMatcher | None = None,
+        lease_seconds: float = 0.0,
     ) -> None:
         assert score_from is None or 0 <= score_from < len(token_ids), (score_from, len(token_ids))
         self.request_id = request_id
@@ -79,6 +81,7 @@ class Request:
         self.seed = seed
         self.namespace = namespace
         self.client_id = client_id
+        self.priority = priority  # a lower one is admitted first
         self.score_from = score_from  # position of the first token to score; None = generate
         self.status = Status.WAITING
         self.path: Path | None = None
@@ -86,7 +89,8 @@ class Request:
         self.was_admitted = False
         self.num_cached_tokens = 0
         self.stop_checker = stop_checker
-        self.matcher = matcher
+        self.matcher = matcher  # of its constraint, once that is compiled
+        self.lease_seconds = lease_seconds  # how long its prompt stays cached in any case; 0 = as usual
         self.penalizes = (
             params.repetition_penalty != 1.0
             or params.frequency_penalty != 0.0

@@ -8,17 +8,18 @@ The scheduler knows nothing of text or tensors.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 
 from ramet.config import SchedulerConfig
-from ramet.errors import EngineError, InvalidRequest, RametError, RequestAborted
+from ramet.errors import EngineError, InvalidRequest, Overloaded, PromptTooLong, RametError, RequestAborted
 from ramet.model_io import ModelOutput
-from ramet.radix import PrefixCache, span_of
+from ramet.radix import Leases, Path, PrefixCache, span_of
 from ramet.scheduler.batch import Batch, BatchBuilder, LogitsPoint
 from ramet.scheduler.policy import POLICIES
 from ramet.scheduler.request import RawLogprob, Request, RequestOutput, Status
 from ramet.scheduler.stop import Stop
+from ramet.scheduler.waiting import WaitingQueue
 from ramet.stats import EngineStats
 from ramet.types import FinishReason
 
@@ -36,8 +37,10 @@ def check_config(config: SchedulerConfig) -> None:
     """
     if config.policy not in POLICIES:
         raise InvalidRequest(f"policy must be one of {', '.join(sorted(POLICIES))}, got {config.policy!r}")
-    for name in ("max_batch_tokens", "max_running_requests"):
+    for name in ("max_batch_tokens", "max_running_requests", "max_waiting_requests"):
         limit = getattr(config, name)
+        if name == "max_waiting_requests" and limit is None:
+            continue
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidRequest(f"{name} must be an integer of at least 1, got {limit!r}")
 
@@ -45,36 +48,71 @@ def check_config(config: SchedulerConfig) -> None:
 class Scheduler:
     """Owns the waiting and running requests and their paths."""
 
-    def __init__(self, cache: PrefixCache, config: SchedulerConfig) -> None:
+    def __init__(
+        self, cache: PrefixCache, config: SchedulerConfig, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """
+        Args:
+            cache: slots and tree.
+            config: limits and policy.
+            clock: seconds, for the deadlines of leases.
+
         Raises:
             InvalidRequest: an unknown policy, or a limit below 1.
         """
         check_config(config)
         self._cache = cache
-        self._policy = POLICIES[config.policy]
         self._max_batch_tokens = config.max_batch_tokens
         self._max_running = config.max_running_requests
-        self._waiting: OrderedDict[str, Request] = OrderedDict()  # in order of arrival; the preempted first
+        self._max_waiting = config.max_waiting_requests
+        self._clock = clock
+        self._leases = Leases(cache)
+        self._held: dict[str, Request] = {}  # accepted, and not begun
+        self._waiting = WaitingQueue(POLICIES[config.policy], cache)  # of one priority, the preempted first
         self._running: dict[str, Request] = {}  # in order of admission: the youngest gives way first
         self._stats = EngineStats(total_slots=cache.num_slots)
 
     @property
     def has_work(self) -> bool:
+        """Whether a step may get somewhere; requests that are held wait for something else."""
         return bool(self._waiting or self._running)
 
     def request_ids(self) -> list[str]:
         """All requests that have not finished."""
-        return [*self._running, *self._waiting]
+        return [*self._running, *self._waiting, *self._held]
 
-    def add(self, request: Request) -> list[RequestOutput]:
-        """Queue a request. What its constraint forces before anything is computed is put out at once."""
-        assert request.request_id not in self._waiting, request.request_id
-        assert request.request_id not in self._running, request.request_id
+    def why_overloaded(self, num_requests: int) -> str | None:
+        """Why so many more requests may not wait; ``None`` if they may."""
+        waiting = len(self._waiting) + len(self._held)
+        if num_requests == 0 or self._max_waiting is None or waiting + num_requests <= self._max_waiting:
+            return None
+        return (
+            f"{waiting} requests are waiting, and {num_requests} more would exceed the limit of "
+            f"{self._max_waiting} (max_waiting_requests)"
+        )
+
+    def accept(self, request: Request) -> None:
+        """Take a request, to `begin` when its constraint is compiled, if it has one.
+
+        Raises:
+            PromptTooLong: leases may not hold as much as it wants leased.
+        """
+        for requests in (self._held, self._waiting, self._running):
+            assert request.request_id not in requests, request.request_id
+        if request.lease_seconds > 0 and request.num_prompt_tokens > self._leases.max_tokens:
+            raise PromptTooLong(
+                f"the prefix has {request.num_prompt_tokens} tokens, and leases may hold at most "
+                f"{self._leases.max_tokens}, half of the KV pool"
+            )
         self._stats.requests += 1
         self._stats.prompt_tokens += request.num_prompt_tokens
+        self._held[request.request_id] = request
+
+    def begin(self, request: Request) -> list[RequestOutput]:
+        """Queue an accepted request. What its constraint forces is put out at once."""
+        del self._held[request.request_id]
         request.queued_at_step = self._stats.steps
-        self._waiting[request.request_id] = request
+        self._waiting.append(request)
         if request.matcher is None:
             return []
         try:
@@ -86,16 +124,33 @@ class Scheduler:
 
     def stats(self) -> EngineStats:
         """A snapshot."""
+        self._leases.expire(self._clock())
         stats = self._stats
-        stats.running, stats.waiting = len(self._running), len(self._waiting)
+        stats.running, stats.waiting = len(self._running), len(self._waiting) + len(self._held)
+        stats.leased_tokens = self._leases.num_tokens
         stats.free_slots = self._cache.num_free
         stats.evicted_tokens = self._cache.num_evicted_tokens
         return EngineStats(**{name: getattr(stats, name) for name in EngineStats.__slots__})
+
+    def flush(self) -> None:
+        """Drop all cached KV that no request holds; leases end."""
+        self._leases.clear()
+        self._cache.flush()
+
+    def check(self) -> None:
+        """Verify the invariants of cache and leases; for tests.
+
+        Raises:
+            AssertionError: one does not hold.
+        """
+        self._cache.check()
+        self._leases.check()
 
     # ---------------------------------------------------------------------------------- scheduling
 
     def schedule(self) -> Batch | None:
         """The next step, or ``None`` if nothing can be computed now."""
+        self._leases.expire(self._clock())
         preempted = self._grow_running()
         if self._waiting and not preempted:
             self._admit_waiting()
@@ -109,11 +164,12 @@ class Scheduler:
         return builder.build()
 
     def _grow_running(self) -> bool:
-        """Put the tokens appended last into the tree; the youngest give way if slots run out."""
+        """Put the tokens appended last into the tree; if slots run out, others give way: of those with
+        the highest ``priority`` value, the youngest."""
         preempted = False
         for request in list(self._running.values()):
             while request.status is Status.RUNNING and not self._grow(request):
-                self._preempt(next(reversed(self._running.values())))
+                self._preempt(max(reversed(self._running.values()), key=lambda other: other.priority))
                 preempted = True
         return preempted
 
@@ -124,15 +180,13 @@ class Scheduler:
         return length == request.num_path_tokens or self._cache.extend(path, request.token_ids[length:])
 
     def _admit_waiting(self) -> None:
-        """Admit requests in the policy's order while the pending work does not fill a step."""
+        """Admit requests in order of priority and policy while the pending work does not fill a step."""
         if self._is_full():
             return
-        order = self._policy(list(self._waiting.values()), self._cache, self._stats.steps)
-        for request in order:
+        for request in self._waiting.in_order(self._stats.steps):
             if self._is_full():
                 break
-            reserve = min(ADMISSION_RESERVE * len(self._running), self._cache.num_slots // 4)
-            path = self._cache.admit(request.path_tokens(), request.namespace, reserve=reserve)
+            path = self._find_room(request)
             if path is None:
                 break  # not even for a smaller one: whoever is first must not starve
             if not request.was_admitted:
@@ -141,8 +195,17 @@ class Scheduler:
                 self._stats.cached_tokens += request.num_cached_tokens
             request.path = path
             request.status = Status.RUNNING
-            del self._waiting[request.request_id]
+            self._waiting.remove(request.request_id)
             self._running[request.request_id] = request
+
+    def _find_room(self, request: Request) -> Path | None:
+        token_ids = request.path_tokens()
+        reserve = min(ADMISSION_RESERVE * len(self._running), self._cache.num_slots // 4)
+        path = self._cache.admit(token_ids, request.namespace, reserve=reserve)
+        # Leases give way where nobody's end can make room: a request that fits the pool is computed.
+        while path is None and not self._running and self._leases.drop_next():
+            path = self._cache.admit(token_ids, request.namespace)
+        return path
 
     def _is_full(self) -> bool:
         too_much_work = self._cache.num_pending_tokens >= self._max_batch_tokens
@@ -154,12 +217,12 @@ class Scheduler:
         self._stats.preemptions += 1
         request.status = Status.WAITING
         request.queued_at_step = self._stats.steps
-        self._waiting[request.request_id] = request
-        self._waiting.move_to_end(request.request_id, last=False)
+        self._waiting.append_first(request)
 
     def _leave(self, request: Request) -> None:
+        self._held.pop(request.request_id, None)
         self._running.pop(request.request_id, None)
-        self._waiting.pop(request.request_id, None)
+        self._waiting.remove(request.request_id)
         if request.path is not None:
             self._cache.release(request.path)
             request.path = None
@@ -173,13 +236,28 @@ class Scheduler:
         self._stats.computed_tokens += batch.num_prompt_rows
         for node, num_computed in batch.computed():
             self._cache.mark_computed(node, num_computed)
-        outputs = [self._finish(request, Stop("length")) for request in batch.cached]
+        outputs = [self._finish_cached(request) for request in batch.cached]
         outputs += [self._take_sample(point, index, output) for index, point in enumerate(batch.samples)]
+        compared = {point: place for place, point in enumerate(batch.compared, start=len(batch.samples))}
         scored: dict[str, RequestOutput] = {}
         for index, point in enumerate(batch.scores):
             if point.request.status is Status.RUNNING:
-                self._take_score(point, float(output.score_logprobs[index]), scored)
+                raw = _raw_logprob(point.request, output.score_logprobs[index], output, compared.get(point))
+                self._take_score(point, raw, scored)
         return outputs + list(scored.values())
+
+    def _finish_cached(self, request: Request) -> RequestOutput:
+        """End a request whose prompt is computed, which is all it wanted, or all but a lease."""
+        if request.lease_seconds > 0:
+            assert request.path is not None, request.request_id
+            if not self._leases.grant(request.path, self._clock() + request.lease_seconds):
+                reason = (
+                    f"leases hold {self._leases.num_tokens} tokens, and {request.num_prompt_tokens} more "
+                    f"would exceed {self._leases.max_tokens}, half of the KV pool"
+                )
+                return self._finish(request, None, error=Overloaded(reason))
+            request.path = None
+        return self._finish(request, Stop("length"))
 
     def _take_sample(self, point: LogitsPoint, index: int, output: ModelOutput) -> RequestOutput:
         request = point.request
@@ -192,16 +270,8 @@ class Scheduler:
         except InvalidRequest as error:
             return self._finish(request, None, error=error)
         self._stats.jump_forward_tokens += len(token_ids) - 1
-        logprobs: list[RawLogprob | None] = []
-        if request.params.logprobs is not None:
-            top = request.params.logprobs
-            logprobs.append(
-                RawLogprob(
-                    float(output.logprobs[index]),
-                    output.top_token_ids[index, :top].tolist(),
-                    output.top_logprobs[index, :top].tolist(),
-                )
-            )
+        wanted = request.params.logprobs is not None
+        logprobs = [_raw_logprob(request, output.logprobs[index], output, index)] if wanted else []
         return self._put_out(request, token_ids, stop, logprobs)
 
     def _put_out(
@@ -221,9 +291,9 @@ class Scheduler:
             num_cached_tokens=request.num_cached_tokens,
         )
 
-    def _take_score(self, point: LogitsPoint, logprob: float, scored: dict[str, RequestOutput]) -> None:
+    def _take_score(self, point: LogitsPoint, raw: RawLogprob, scored: dict[str, RequestOutput]) -> None:
         request = point.request
-        if math.isnan(logprob):
+        if math.isnan(raw.logprob):
             error = EngineError(NOT_FINITE)
             scored[request.request_id] = self._finish(request, None, error=error)
             return
@@ -234,7 +304,7 @@ class Scheduler:
                 output.token_ids.append(request.token_ids[0])
                 output.logprobs.append(None)
         output.token_ids.append(request.token_ids[point.position + 1])
-        output.logprobs.append(RawLogprob(logprob, [], []))
+        output.logprobs.append(raw)
         request.logits_cursor = point.position + 1
         if request.logits_cursor == len(request.token_ids) - 1:
             final = self._finish(request, Stop("length"))
@@ -273,10 +343,20 @@ class Scheduler:
         """
         outputs = []
         for name in request_ids:  # one after the other: an id may be named twice
-            request = self._running.get(name) or self._waiting.get(name)
+            request = self._running.get(name) or self._waiting.get(name) or self._held.get(name)
             if request is not None:
                 outputs.append(self._finish(request, None, error=kind(message)))
         return outputs
+
+
+def _raw_logprob(request: Request, logprob: float, output: ModelOutput, place: int | None) -> RawLogprob:
+    """The logprob of a token with the alternatives that its request wants; they stand at ``place``."""
+    top = (request.params.logprobs or 0) if place is not None else 0
+    return RawLogprob(
+        float(logprob),
+        output.top_token_ids[place, :top].tolist() if top else [],
+        output.top_logprobs[place, :top].tolist() if top else [],
+    )
 
 
 def _needs_many_rows(request: Request) -> bool:

@@ -59,6 +59,7 @@ class StopChecker:
         self._patterns = compile_stop_patterns(params)
         self._num_tokens = 0
         self._text = ""
+        self._num_dropped = 0  # characters of the output before ``_text``
         self._search_from = 0  # text before this can no longer be part of a match
         self._detokenizer: Detokenizer | None = None
         if self._patterns:
@@ -82,7 +83,7 @@ class StopChecker:
     @property
     def releasable_text(self) -> int | None:
         """How many characters of the output no stop can claim any more; ``None`` means all of them."""
-        return self._search_from if self._patterns else None
+        return self._num_dropped + self._search_from if self._patterns else None
 
     def append(self, token_id: int) -> Stop | None:
         """Take the next output token; says whether it ends the request.
@@ -107,7 +108,7 @@ class StopChecker:
 
     def _search(self) -> Stop | None:
         if self._num_tokens < self._params.min_tokens:
-            self._search_from = len(self._text)
+            self._release(len(self._text))
             return None
         held_from = len(self._text)
         found: tuple[int, str] | None = None
@@ -120,9 +121,17 @@ class StopChecker:
             elif found is None or match.start() < found[0]:
                 found = (match.start(), source)
         if found is not None:
-            return Stop("stop", found[1], found[0])
-        self._search_from = held_from
+            return Stop("stop", found[1], self._num_dropped + found[0])
+        self._release(held_from)
         return None
+
+    def _release(self, end: int) -> None:
+        """No stop can claim the text before ``end`` any more; only regexes may look back at it."""
+        if self._params.stop_regex:
+            self._search_from = end
+        else:
+            self._num_dropped += end
+            self._text = self._text[end:]
 
 
 def _search(

@@ -50,6 +50,14 @@ def resolve_model(
     )
 
 
+def model_name(model: str | None) -> str:
+    """What to call the model that `resolve_model` finds: the file, the folder, the hub id."""
+    if model is None or model == BUNDLED_NAME:
+        return BUNDLED.name
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
 def _check_path(path: Path) -> Path:
     if path.is_dir():
         if (path / "config.json").is_file():

@@ -27,6 +27,10 @@ class Detokenizer:
         """The text that this token completes; an unfinished character is kept back."""
         return self._decoder.decode(self._vocab.bytes_of(token_id))
 
+    def extend(self, token_ids: Iterable[int]) -> str:
+        """The text that several tokens complete."""
+        return self._decoder.decode(b"".join(map(self._vocab.bytes_of, token_ids)))
+
     @property
     def has_partial_character(self) -> bool:
         """Whether bytes of an unfinished character are kept back."""

@@ -7,11 +7,14 @@ nothing of file formats.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from ramet.checks import check_int
 from ramet.tokenizer.chat_template import ChatTemplate, Markup, Piece
-from ramet.tokenizer.detokenizer import Detokenizer
+from ramet.tokenizer.detokenizer import Detokenizer, decode
 from ramet.tokenizer.text_encoder import Span, TextEncoder
 from ramet.tokenizer.vocab import Vocab
 from ramet.types import Generated, Prompt, Text, Tokens
@@ -103,6 +106,16 @@ class Tokenizer:
             token_ids.insert(0, self.bos_token_id)
         return token_ids
 
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of tokens; bytes that are no UTF-8 become U+FFFD. Special tokens are left out or named.
+
+        Raises:
+            InvalidRequest: an id is no integer, or not in the vocabulary.
+        """
+        for token_id in token_ids:
+            check_int("token id", token_id, 0, self.vocab_size - 1)
+        return decode(self.vocab, token_ids) if skip_special_tokens else self.vocab.display(token_ids)
+
     def render(self, prompt: Prompt) -> str:
         """The prompt as the model sees it, written out; a BOS that ``add_bos`` adds is left out.
 
@@ -116,13 +129,20 @@ class Tokenizer:
 
     def _pieces(self, prompt: Prompt) -> list[Piece]:
         if prompt.has_roles:
-            return self._template.pieces(prompt, self.vocab.display)
+            return self._template.pieces(prompt, self.vocab.display, self._special_names)
         # Without roles people write templates by hand, so text may name special tokens.
         return [
             Markup(part.text) if isinstance(part, Text) else part
             for part in prompt.parts
             if isinstance(part, (Text, Generated, Tokens))
         ]
+
+    @cached_property
+    def _special_names(self) -> re.Pattern[str] | None:
+        """Matches the name of any special token, the longest where several fit."""
+        names = {self.vocab.text(token_id) for token_id in self.vocab.special_ids} - {""}
+        longest_first = sorted(names, key=lambda name: (-len(name), name))
+        return re.compile("|".join(map(re.escape, longest_first))) if names else None
 
     def _take(self, run: _Run, before: Sequence[int]) -> list[int]:
         text, trusted = run.take()

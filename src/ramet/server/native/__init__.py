@@ -1,0 +1,1 @@
+"""The native interface: what programs and operators need beyond OpenAI's."""

@@ -1,1 +1,0 @@
-"""The native interface on the wire."""
