@@ -103,7 +103,7 @@ class Choice(Struct, frozen=True, tag=True):
 
 
 class Cfg(Struct, frozen=True, tag=True):
-    """The text is a sentence of this context-free grammar, in llguidance's Lark dialect.
+    """The text is a sentence of this context-free grammar, in llguidance's Lark dialect or in GBNF.
 
     Raises:
         InvalidConstraint: it is not a string, or has surrogates.

@@ -16,6 +16,7 @@ class ModelCard:
         max_sequence_tokens: most tokens of prompt and output: the context, or the KV pool if that is smaller.
         vocab_size: of its logits.
         num_slots: tokens that the KV pool holds.
+        pool_bytes: memory that the pool takes once all of it has been used.
         kernels: which kernels compute it, in a line for people.
     """
 
@@ -25,4 +26,5 @@ class ModelCard:
     max_sequence_tokens: int
     vocab_size: int
     num_slots: int
+    pool_bytes: int
     kernels: str

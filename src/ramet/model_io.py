@@ -133,6 +133,11 @@ class ModelRunner(Protocol):
         ...
 
     @property
+    def pool_bytes(self) -> int:
+        """Memory the KV pool takes once all of it has been used."""
+        ...
+
+    @property
     def vocab_size(self) -> int: ...
 
     @property

@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 
 import pytest
+from hosting import chatterbox, hosted
 
 from ramet import BackendError, EngineDead, InvalidRequest, PromptTooLong, SamplingParams
 from ramet.cli.chat_session import ChatSession
@@ -218,3 +219,20 @@ def test_the_second_turn_finds_the_first_in_the_cache(ramet):
     assert ", 0 of them cached" in first
     num_first = int(re.search(r"prompt (\d+) tokens", first)[1])
     assert int(re.search(r", (\d+) of them cached", second)[1]) > num_first  # the first answer as well
+
+
+def test_a_conversation_with_the_model_of_a_server(ramet):
+    with hosted(chatterbox(4), api_keys=("sesame",)) as host:
+        flags = ["--url", host.url, "--api-key", "sesame", "--max-tokens", 2]
+        outcome = ramet("chat", *flags, stdin="Hello\n/stats\n")
+        assert outcome.stdout == "xxxxxxxx\n", outcome.stderr
+        assert "prompt_tokens" in outcome.stderr
+        refused = ramet("chat", "--url", host.url, stdin="Hello\n")
+        assert refused.exit_code == 1
+        assert "key" in refused.stderr
+
+
+def test_a_server_has_its_own_model(ramet):
+    outcome = ramet("chat", "--url", "http://127.0.0.1:1", "--model", "other.gguf")
+    assert outcome.exit_code == 1
+    assert "--url and --model" in outcome.stderr

@@ -30,6 +30,7 @@ CARD = ModelCard(
     max_sequence_tokens=1024,
     vocab_size=100,
     num_slots=12_345,
+    pool_bytes=250_000_000,
     kernels="an abacus",
 )
 
@@ -96,7 +97,7 @@ def test_the_first_screen_in_a_pipe_is_plain_lines(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert "model: tiny" in lines
     assert "kernels: an abacus" in lines
-    assert "KV cache: 12,345 tokens" in lines
+    assert "KV cache: 12,345 tokens (238 MiB)" in lines
     assert "docs: http://127.0.0.1:1234/docs" in lines
     assert "API keys: 1 accepted" in lines
     assert lines[-1] == "try: " + curl_line("http://127.0.0.1:1234", ServerConfig(api_keys=("sesame",)))

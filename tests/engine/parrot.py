@@ -40,6 +40,7 @@ def local_backend(tokenizer: Tokenizer, core: EngineCore) -> LocalBackend:
         max_sequence_tokens=core.max_sequence_tokens,
         vocab_size=len(tokenizer.vocab),
         num_slots=core.cache.num_slots,
+        pool_bytes=16 * core.cache.num_slots,
         kernels="none",
     )
     return LocalBackend(tokenizer, CoreThread(core), card)

@@ -46,6 +46,19 @@ def test_generate(serve):
     assert len(completion.token_ids) == 6
 
 
+def test_so_much_text_is_refused_before_it_is_encoded(serve):
+    engine = serve("hello")
+    with pytest.raises(PromptTooLong, match=r"1000000 characters; no 4096 tokens.* spell more than"):
+        engine.generate("x" * 1_000_000)
+    with pytest.raises(PromptTooLong, match="20001 tokens"):  # on another thread: it may well fit
+        serve("hello", num_slots=8192).generate("x" * 20_000 + ">")
+
+
+def test_half_characters_are_refused(serve):
+    with pytest.raises(InvalidRequest, match="not text"):
+        serve("hello").generate("\ud800>")
+
+
 def test_length(serve):
     completion = serve("hello").generate("say>", max_tokens=3)
     assert (completion.text, completion.finish_reason) == ("hel", "length")

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -306,6 +307,17 @@ def test_the_example_runs_on_the_bundled_model(bundled):
     outcome = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     for text in ("Paris", "Dish(", "Multiply(a=6, b=7)", "regex:  1", "Madrid"):
         assert text in outcome.stdout
+
+
+@pytest.mark.model
+def test_the_documentation_runs_on_the_bundled_model(bundled, capsys):
+    text = (EXAMPLES.parents[1] / "docs" / "server-openai.md").read_text()
+    program = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    names = {}
+    exec(compile(program.replace("http://127.0.0.1:8000", bundled), "server-openai.md", "exec"), names)
+    names["client"].close()
+    printed = capsys.readouterr().out
+    assert "Paris" in printed and "Multiply" not in printed and "a=6 b=7" in printed and "minutes=" in printed
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -49,7 +49,7 @@ def _facts(url: str, card: ModelCard, config: ServerConfig) -> list[tuple[str, s
     return [
         ("model", config.served_model_name or card.name),
         ("kernels", card.kernels),
-        ("KV cache", f"{card.num_slots:,} tokens"),
+        ("KV cache", f"{card.num_slots:,} tokens ({card.pool_bytes >> 20:,} MiB)"),
         ("context", f"{card.max_sequence_tokens:,} tokens"),
         ("url", url),
         ("OpenAI base URL", f"{url}/v1"),

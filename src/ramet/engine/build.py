@@ -88,6 +88,7 @@ def build_core(config: EngineConfig, path: Path, tokenizer: Tokenizer) -> tuple[
         max_sequence_tokens=core.max_sequence_tokens,
         vocab_size=runner.vocab_size,
         num_slots=runner.num_slots,
+        pool_bytes=runner.pool_bytes,
         kernels=runner.kernels,
     )
     return core, card

@@ -14,7 +14,7 @@ from ramet.scheduler.request import RawLogprob, RequestOutput
 from ramet.tokenizer.detokenizer import Detokenizer
 from ramet.tokenizer.tokenizer import Tokenizer
 from ramet.tokenizer.vocab import Vocab
-from ramet.types import Chunk, Completion, Score, TokenLogprob, TopLogprob, Usage
+from ramet.types import Chunk, Completion, Prompt, Score, TokenLogprob, TopLogprob, Usage
 
 
 class Collector:
@@ -98,6 +98,23 @@ def chunks_of(outputs: Iterable[RequestOutput], collectors: Mapping[str, Collect
             yield collectors[name].chunk(of_request)
         if error is not None:
             raise error
+
+
+def encode_prompt(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    """The token ids of a prompt.
+
+    Raises:
+        InvalidRequest: there are none, or something in it is no text and no token.
+    """
+    try:
+        token_ids = tokenizer.encode_prompt(prompt)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"the prompt is not text: {error.reason}") from error
+    if not token_ids:
+        raise InvalidRequest("prompt must not be empty")
+    for kind in set(map(type, token_ids)) - {int}:  # whoever builds a `Tokens` by hand
+        raise InvalidRequest(f"prompt token ids must be integers, got {kind.__name__}")
+    return token_ids
 
 
 def encode_continuation(given: object, where: str, tokenizer: Tokenizer) -> tuple[str, list[int]]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ramet.checks import check_float, check_int
-from ramet.engine.completions import Collector, Scorer, chunks_of, encode_continuation
+from ramet.engine.completions import Collector, Scorer, chunks_of, encode_continuation, encode_prompt
 from ramet.engine.messages import (
     Abort,
     AddRequest,
@@ -31,17 +31,19 @@ from ramet.engine.messages import (
     RunningCore,
     Shutdown,
 )
-from ramet.errors import EngineDead, InvalidRequest
+from ramet.errors import EngineDead, InvalidRequest, PromptTooLong
 from ramet.model_card import ModelCard
 from ramet.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 from ramet.scheduler.request import RequestOutput
 from ramet.scheduler.stop import compile_stop_patterns
 from ramet.stats import EngineStats
 from ramet.tokenizer.tokenizer import Tokenizer
-from ramet.types import DEFAULT_OPTIONS, Chunk, Completion, Prompt, RequestOptions, Score
+from ramet.types import DEFAULT_OPTIONS, Chunk, Completion, Generated, Prompt, RequestOptions, Score, Text
 
 MAX_BRANCHES = 1024
 """Most completions, or scored continuations, of one prompt."""
+LONG_TEXT = 16_384
+"""Characters that take milliseconds to encode."""
 MAX_LEASE_SECONDS = 365 * 86400.0
 
 logger = logging.getLogger(__name__)
@@ -86,14 +88,14 @@ class LocalBackend:
     async def generate(
         self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
     ) -> list[Completion]:
-        collectors = self._collectors(self._encode(prompt), params, options)
+        collectors = self._collectors(await self.encode(prompt), params, options)
         await self._collect(collectors)
         return [collector.completion() for collector in collectors.values()]
 
     async def stream(
         self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncIterator[Chunk]:
-        collectors = self._collectors(self._encode(prompt), params, options)
+        collectors = self._collectors(await self.encode(prompt), params, options)
         arrived: asyncio.Queue[list[RequestOutput]] = asyncio.Queue()
         unfinished = len(collectors)
         with self._submitted(collectors, arrived.put_nowait, streams=True):
@@ -117,7 +119,7 @@ class LocalBackend:
             raise InvalidRequest(f"continuations must be 1 to {MAX_BRANCHES}, got {len(continuations)}")
         check_int("top_logprobs", top_logprobs, 0, MAX_TOP_LOGPROBS)
         params = SamplingParams(max_tokens=0, temperature=0.0, logprobs=top_logprobs)
-        token_ids = self._encode(prompt) if prompt.parts else self._tokenizer.encode_prompt(prompt)
+        token_ids = await self.encode(prompt) if prompt.parts else self._tokenizer.encode_prompt(prompt)
         call_id = next(self._call_ids)
         scorers: dict[str, Scorer] = {}
         for index, continuation in enumerate(continuations):
@@ -141,7 +143,27 @@ class LocalBackend:
     ) -> None:
         check_float("lease_seconds", lease_seconds, 0.0, MAX_LEASE_SECONDS)
         params = SamplingParams(max_tokens=0)
-        await self._collect(self._collectors(self._encode(prompt), params, options, float(lease_seconds)))
+        await self._collect(
+            self._collectors(await self.encode(prompt), params, options, float(lease_seconds))
+        )
+
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids. A long text is encoded on another thread: the event loop goes on.
+
+        Raises:
+            InvalidRequest: there are none, or something in it is no text and no token.
+            PromptTooLong: so much text cannot be few enough tokens, whatever they are.
+        """
+        num_characters = sum(len(part.text) for part in prompt.parts if isinstance(part, (Text, Generated)))
+        most = self._card.max_sequence_tokens * self._tokenizer.vocab.longest_text
+        if num_characters > most:
+            raise PromptTooLong(
+                f"the prompt has {num_characters} characters; no {self._card.max_sequence_tokens} tokens, "
+                f"the most of a sequence, spell more than {most}"
+            )
+        if num_characters > LONG_TEXT:
+            return await asyncio.to_thread(encode_prompt, prompt, self._tokenizer)
+        return encode_prompt(prompt, self._tokenizer)
 
     def render(self, prompt: Prompt) -> str:
         return self._tokenizer.render(prompt)
@@ -192,14 +214,6 @@ class LocalBackend:
         self._core.join()
 
     # ----------------------------------------------------------------------------------- internals
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        token_ids = self._tokenizer.encode_prompt(prompt)
-        if not token_ids:
-            raise InvalidRequest("prompt must not be empty")
-        for kind in set(map(type, token_ids)) - {int}:  # whoever builds a `Tokens` by hand
-            raise InvalidRequest(f"prompt token ids must be integers, got {kind.__name__}")
-        return token_ids
 
     def _collectors(
         self,

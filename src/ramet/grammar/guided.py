@@ -9,6 +9,7 @@ Invariant: as in `ramet.grammar.matcher`. Knows nothing of requests, logits or s
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from ramet.constraints import Cfg, JsonSchema
 from ramet.errors import InvalidConstraint, UnsupportedFeature
 from ramet.grammar.json_syntax import JsonSyntax
-from ramet.grammar.lark import checked_grammar
+from ramet.grammar.lark import MAX_LENGTH, checked_grammar
 from ramet.grammar.matcher import GrammarMatcher
 from ramet.grammar.recursive_schema import matches_nothing_too, spell, standalone_schema
 from ramet.grammar.regex import parse_regex
@@ -35,6 +36,7 @@ MAX_SCHEMA_LENGTH = 1 << 18
 MAX_LEXER_STATES = 50_000
 """Of about 2 KB each, shared by all matchers of a grammar. llguidance's other limits are left as they are."""
 
+_GBNF = re.compile(r"^\s*root\s*::=", re.MULTILINE)
 _ESCAPES = 'nrbtf\\"'
 """Without ``u``: llguidance takes a key whose letters are written as escapes for a key of another name."""
 
@@ -240,7 +242,21 @@ def _message(parser: LLMatcher) -> str:
 def _lark_grammar(constraint: Cfg) -> str:
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_lark(checked_grammar(constraint.grammar, _json_options(None)))
+    grammar = constraint.grammar
+    if len(grammar) <= MAX_LENGTH and _GBNF.search(grammar) is not None:
+        grammar = _from_gbnf(grammar)
+    return LLMatcher.grammar_from_lark(checked_grammar(grammar, _json_options(None)))
+
+
+def _from_gbnf(grammar: str) -> str:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return gbnf_to_lark(grammar)
+    except Exception as error:  # the converter raises bare exceptions at what it cannot read
+        raise InvalidConstraint(
+            f"the GBNF grammar cannot be read: {error or type(error).__name__}"
+        ) from error
 
 
 def _json_grammar(constraint: JsonSchema) -> str:

@@ -66,6 +66,10 @@ class FakeRunner:
         return self._num_slots
 
     @property
+    def pool_bytes(self) -> int:
+        return self._slot_token.nbytes + self._slot_position.nbytes
+
+    @property
     def vocab_size(self) -> int:
         return self._vocab_size
 

@@ -23,6 +23,10 @@ class KVPool:
     def num_slots(self) -> int:
         return self._num_slots
 
+    @property
+    def num_bytes(self) -> int:
+        return sum(pool.nbytes for pool in self._layers)
+
     def write(
         self, layer_index: int, slot_ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> None:

@@ -27,11 +27,16 @@ class TorchModelRunner:
         self._pool: KVPool | None = pool
         self._device = device
         self._num_slots = pool.num_slots
+        self._pool_bytes = pool.num_bytes
         self._config = model.config
 
     @property
     def num_slots(self) -> int:
         return self._num_slots
+
+    @property
+    def pool_bytes(self) -> int:
+        return self._pool_bytes
 
     @property
     def vocab_size(self) -> int:

@@ -34,6 +34,7 @@ class NativeModelRunner:
         sampler: NativeSampler,
         num_slots: int,
         *,
+        pool_bytes: int,
         kernels: str,
     ) -> None:
         """
@@ -42,6 +43,7 @@ class NativeModelRunner:
             decoder: with all weights and no pool yet.
             sampler: draws from the logits.
             num_slots: slots of the pool.
+            pool_bytes: memory the pool takes.
             kernels: what computes, in a few words for people.
         """
         decoder.allocate_kv(num_slots)
@@ -50,12 +52,17 @@ class NativeModelRunner:
         self._decoder: _cpu.Decoder | None = decoder
         self._sampler = sampler
         self._num_slots = num_slots
+        self._pool_bytes = pool_bytes
         self._kernels = kernels
         self._profile: defaultdict[str, float] | None = None
 
     @property
     def num_slots(self) -> int:
         return self._num_slots
+
+    @property
+    def pool_bytes(self) -> int:
+        return self._pool_bytes
 
     @property
     def vocab_size(self) -> int:

@@ -51,6 +51,7 @@ def build_native_runner(
     padded = replace(config, head_dim=-(-config.head_dim // HEAD_ALIGN) * HEAD_ALIGN)
     element_bytes = 4 if float32_kv else 2
     num_slots = choose_num_slots(padded, element_bytes, available_memory(), max_kv_tokens)
+    pool_bytes = num_slots * slot_bytes(padded, element_bytes)
     logger.info(
         "%s on the CPU (native kernels, %s, %d threads), weights %s, KV %s, %d KV slots (%d MiB)",
         config.architecture,
@@ -59,11 +60,11 @@ def build_native_runner(
         "as stored" if options.dtype == "auto" else options.dtype,
         "float32" if float32_kv else "bfloat16",
         num_slots,
-        num_slots * slot_bytes(padded, element_bytes) >> 20,
+        pool_bytes >> 20,
     )
     sampler = NativeSampler(kernels, team, isa, config.vocab_size)
     described = f"native CPU kernels ({isa}, {num_threads} threads)"
-    return NativeModelRunner(config, decoder, sampler, num_slots, kernels=described)
+    return NativeModelRunner(config, decoder, sampler, num_slots, pool_bytes=pool_bytes, kernels=described)
 
 
 def choose_num_threads(num_threads: int | None) -> int:

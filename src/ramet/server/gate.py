@@ -134,10 +134,8 @@ class GateMiddleware:
             late.headers["Connection"] = "close"
             await late(scope, receive, visit.send)
             return
-        if body is None:
-            refused = self._gate.too_large()
-            refused.headers["Connection"] = "close"  # the rest of the body is not read
-            await refused(scope, receive, visit.send)
+        if body is None:  # the rest is read and dropped: who is still sending would not see the answer
+            await self._gate.too_large()(scope, receive, visit.send)
             return
         await self._app(scope, _Replay(body, receive), visit.send)
 

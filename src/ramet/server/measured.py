@@ -54,6 +54,9 @@ class MeasuredEngine:
     def add_death_callback(self, callback: Callable[[EngineDead], None]) -> None:
         self._inner.add_death_callback(callback)
 
+    async def encode(self, prompt: Prompt) -> list[int]:
+        return await self._inner.encode(prompt)
+
     async def stats(self) -> EngineStats:
         return await self._inner.stats()
 

@@ -10,6 +10,7 @@ from ramet.errors import EngineDead
 from ramet.model_card import ModelCard
 from ramet.stats import EngineStats
 from ramet.tokenizer.tokenizer import Tokenizer
+from ramet.types import Prompt
 
 
 class ServedEngine(Backend, Protocol):
@@ -28,6 +29,14 @@ class ServedEngine(Backend, Protocol):
 
     def add_death_callback(self, callback: Callable[[EngineDead], None]) -> None:
         """Call this once, from any thread, if the engine dies by itself."""
+        ...
+
+    async def encode(self, prompt: Prompt) -> list[int]:
+        """The prompt's token ids, as a request with it would have them; long ones do not hold the loop up.
+
+        Raises:
+            InvalidRequest: it has none, or more than a sequence may have.
+        """
         ...
 
     async def stats(self) -> EngineStats: ...

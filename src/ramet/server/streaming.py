@@ -103,11 +103,13 @@ class EventStream(Response):
 
 
 class _Patience:
-    """How long one send may take. A timer per send would cost more than all else that is done for a chunk."""
+    """How long one send may take. A timer per send would cost as much as sending does."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
         self._waiting_since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def of(self, send: Send) -> AsyncGenerator[Send, None]:
@@ -116,28 +118,28 @@ class _Patience:
         Raises:
             TimeoutError: out of the context, when one send has taken too long.
         """
-        loop = asyncio.get_running_loop()
 
         async def patient_send(message: Message) -> None:
-            self._waiting_since = loop.time()
+            self._waiting_since = self._loop.time()
             await send(message)
             self._waiting_since = None
 
-        def look() -> None:
-            nonlocal timer
-            now = loop.time()
-            since = now if self._waiting_since is None else self._waiting_since
-            if now < since + self._seconds:
-                timer = loop.call_at(since + self._seconds, look)
-            else:
-                scope.reschedule(now)
-
-        timer = loop.call_later(self._seconds, look)
-        try:
-            async with asyncio.timeout(None) as scope:
+        async with asyncio.timeout(None) as scope:
+            self._look(scope)
+            try:
                 yield patient_send
-        finally:
-            timer.cancel()
+            finally:
+                assert self._timer is not None
+                self._timer.cancel()
+
+    def _look(self, scope: asyncio.Timeout) -> None:
+        """Whether it has waited for too long; else, look again when it may have."""
+        now = self._loop.time()
+        end = self._seconds + (now if self._waiting_since is None else self._waiting_since)
+        if now < end:
+            self._timer = self._loop.call_at(end, self._look, scope)
+        else:
+            scope.reschedule(now)
 
 
 def _message(event: bytes) -> Message:

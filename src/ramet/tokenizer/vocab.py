@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal, TypeAlias
 
@@ -50,11 +50,18 @@ class Vocab:
         token_bytes: the bytes each token contributes to the text; ``b""`` for special tokens.
         texts: what to show for each token: special tokens have one too.
         special_ids: tokens that are no text.
+        longest_text: bytes of the longest token, special ones as they are written.
     """
 
     token_bytes: tuple[bytes, ...]
     texts: tuple[str, ...]
     special_ids: frozenset[int]
+
+    longest_text: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        special = (len(self.text(token_id).encode()) for token_id in self.special_ids)
+        object.__setattr__(self, "longest_text", max(*map(len, self.token_bytes), *special, 1))
 
     def __len__(self) -> int:
         return len(self.token_bytes)

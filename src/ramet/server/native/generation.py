@@ -145,7 +145,7 @@ class Generation:
         if start < 0:
             return _InputLogprobs([], [])
         tokenizer, with_text = self._engine.tokenizer, body.return_text_in_logprobs
-        token_ids = tokenizer.encode_prompt(work.prompt)
+        token_ids = await self._engine.encode(work.prompt)
         if start >= len(token_ids):
             raise InvalidRequest(
                 f"logprob_start_len must be less than the prompt's {len(token_ids)} tokens, got {start}"

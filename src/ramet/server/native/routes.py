@@ -175,7 +175,7 @@ async def _cache(service: Service, request: Request, body: CachePrefixBody, prom
         raise InvalidRequest(f"lease_seconds may be at most {most:g} here, got {body.lease_seconds:g}")
 
     async def work(call: Call) -> CachedPrefix:
-        token_ids = service.engine.tokenizer.encode_prompt(prompt)
+        token_ids = await service.engine.encode(prompt)
         await service.engine.cache_prefix(
             Prompt((Tokens(tuple(token_ids)),)), lease_seconds=body.lease_seconds, options=call.options
         )

@@ -47,7 +47,8 @@ router = APIRouter()
 async def create_chat_completion(request: Request, body: ChatBody, service: ServiceDep) -> Response:
     """Answer a conversation."""
     service.check_model(body.model)
-    chat = _Chat(request, body, service)
+    tools = ToolUse(body, service.engine.tokenizer)
+    chat = _Chat(request, body, service, tools, await service.engine.encode(tools.prompt()))
     options = service.options(request, cache_salt=body.cache_salt, priority=body.priority)
     if body.stream:
         return await service.stream(request, options, chat.events, request_id=body.request_id)
@@ -57,15 +58,17 @@ async def create_chat_completion(request: Request, body: ChatBody, service: Serv
 class _Chat:
     """One request: what it asks of the engine, and how it is answered."""
 
-    def __init__(self, request: Request, body: ChatBody, service: Service) -> None:
+    def __init__(
+        self, request: Request, body: ChatBody, service: Service, tools: ToolUse, prompt_ids: list[int]
+    ) -> None:
         self._facts: dict[str, object] = request.state.log
         self._body = body
         self._engine = service.engine
         self._model = service.model_name
         self._vocab = service.engine.tokenizer.vocab
-        self._tools = ToolUse(body, service.engine.tokenizer)
-        self._prompt_ids = service.engine.tokenizer.encode_prompt(self._tools.prompt())
-        self._prompt = Prompt((Tokens(tuple(self._prompt_ids)),))
+        self._tools = tools
+        self._prompt_ids = prompt_ids
+        self._prompt = Prompt((Tokens(tuple(prompt_ids)),))
         most = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         self._params = sampling_params(
             body,

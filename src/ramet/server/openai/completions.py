@@ -46,6 +46,7 @@ async def create_completion(request: Request, body: CompletionBody, service: Ser
     """Continue one prompt or several."""
     service.check_model(body.model)
     work = _Completions(request, body, service)
+    await work.read_prompts()
     options = service.options(request, cache_salt=body.cache_salt, priority=body.priority)
     if body.stream:
         return await service.stream(request, options, work.events, request_id=body.request_id)
@@ -90,15 +91,18 @@ class _Completions:
                 f"prompt: {len(prompts)} prompts with n = {self._params.n} are more than {most} completions"
             )
         self._scores_prompts = bool(body.echo) and body.logprobs is not None
-        self._prompts = [self._read(prompt) for prompt in prompts]
+        self._prompts: list[_Given] = []
 
-    def _read(self, given: str | list[int]) -> _Given:
+    async def read_prompts(self) -> None:
         """
         Raises:
-            InvalidRequest: the prompt is empty or too long; said before another prompt is answered.
+            InvalidRequest: a prompt is empty or too long; said before another one is answered.
         """
+        self._prompts = [await self._read(prompt) for prompt in self._body.prompts]
+
+    async def _read(self, given: str | list[int]) -> _Given:
         tokenizer, longest = self._engine.tokenizer, self._engine.card.max_sequence_tokens
-        token_ids = tokenizer.encode_prompt(Prompt.of(given)) if isinstance(given, str) else given
+        token_ids = await self._engine.encode(Prompt.of(given)) if isinstance(given, str) else given
         if not token_ids:
             raise InvalidRequest("prompt must not be empty")
         if len(token_ids) > longest:

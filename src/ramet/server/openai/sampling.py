@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from ramet.constraints import Cfg, Choice, Constraint, JsonSchema, Regex
-from ramet.errors import InvalidConstraint, InvalidRequest, UnsupportedFeature
+from ramet.errors import InvalidRequest
 from ramet.sampling_params import SamplingParams
 from ramet.server.openai.schemas import GenerationBody
 
@@ -79,21 +79,7 @@ def constraint_of(body: GenerationBody) -> Constraint | None:
         ("structured_outputs.grammar", outputs.grammar if outputs else None),
     ):
         if grammar is not None:
-            found[name] = _context_free(grammar, name)
+            found[name] = Cfg(grammar)
     if len(found) > 1:
         raise InvalidRequest(f"only one of {', '.join(found)} may be given: a text meets one constraint")
     return next(iter(found.values()), None)
-
-
-def _context_free(grammar: str, name: str) -> Cfg:
-    """A grammar in GBNF, or in Lark's notation, which has a rule ``start``."""
-    try:
-        from llguidance.gbnf_to_lark import any_to_lark
-    except ImportError as error:
-        raise UnsupportedFeature(f'{name} takes llguidance: pip install "ramet[grammar]"') from error
-    try:
-        return Cfg(any_to_lark(grammar))
-    except InvalidConstraint:
-        raise
-    except Exception as error:  # the converter raises bare exceptions at what it cannot read
-        raise InvalidConstraint(f"{name} cannot be read: {str(error) or type(error).__name__}") from error
