@@ -1,7 +1,7 @@
 """A process that serves a parrot: ``python served_parrot.py '{"folder": …, "server": {…}}'``.
 
-It writes its URL to ``url`` in the folder. After a few tokens of each request its model waits until there is
-a file ``go``. Its engine dies when there is a file ``die``, which it removes.
+It writes its URL to ``url`` in the folder. Until there is a file ``go``, its model takes so long that no
+request ends. Its engine dies when there is a file ``die``, which it removes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ramet.cli.serving import run_server
 from ramet.config import ServerConfig
 from ramet.errors import RametError
 
-REPLY = "a parrot says what it has heard, again and again. " * 4
-TOKENS_BEFORE_WAITING = 5
+REPLY = "a parrot says what it has heard, again and again. " * 12
+SECONDS_PER_TOKEN = 0.02
 
 
 def main() -> int:
@@ -33,12 +33,11 @@ def main() -> int:
         return (folder / name).exists()
 
     def on_step(context: tuple[int, ...]) -> None:
-        said = len(context) - context.index(ord(">"))
-        while said > TOKENS_BEFORE_WAITING and not exists("go"):
-            time.sleep(0.002)
+        if not exists("go"):
+            time.sleep(SECONDS_PER_TOKEN)
 
     def make_engine():
-        engine = parrot(REPLY, on_step=on_step)
+        engine = parrot(REPLY, num_slots=16384, on_step=on_step)
         threading.Thread(target=kill, args=(engine,), daemon=True).start()
         return engine
 

@@ -93,6 +93,7 @@ REPORTS = st.one_of(
             max_sequence_tokens=IDS,
             vocab_size=IDS,
             num_slots=IDS,
+            pool_bytes=CALLS,
             kernels=TEXT,
         ),
         st.floats(0, 1e6),

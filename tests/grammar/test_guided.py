@@ -162,6 +162,14 @@ def test_random_tokens_spell_sentences_of_a_grammar(model, jump_forward):
         assert model.accepts(grammar, text)
 
 
+def test_a_grammar_in_gbnf(model):
+    grammar = model.cfg('root ::= animal (" and " animal)*\nanimal ::= "cat" | "dog" [0-9]?\n')
+    assert model.accepts(grammar, "cat and dog7 and dog")
+    assert not model.accepts(grammar, "cat and ")
+    with pytest.raises(InvalidConstraint, match="the GBNF grammar cannot be read"):
+        model.cfg('root ::= "cat')
+
+
 def test_a_json_schema_inside_a_grammar(model):
     grammar = model.cfg(
         'start: "call " %json {"type": "object", "properties": {"a": {"type": "integer", "title": "x"}},'

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import chain
 from typing import Literal, TypeAlias
 
 Alphabet: TypeAlias = Literal["byte_level", "sentencepiece"]
@@ -61,7 +62,8 @@ class Vocab:
 
     def __post_init__(self) -> None:
         special = (len(self.text(token_id).encode()) for token_id in self.special_ids)
-        object.__setattr__(self, "longest_text", max(*map(len, self.token_bytes), *special, 1))
+        longest = max(chain(map(len, self.token_bytes), special), default=0)
+        object.__setattr__(self, "longest_text", longest)
 
     def __len__(self) -> int:
         return len(self.token_bytes)
