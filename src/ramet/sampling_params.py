@@ -14,6 +14,12 @@ MAX_TOP_LOGPROBS = 100
 MAX_SEED = 2**63 - 1
 MAX_LOGIT_BIAS = 100.0
 MAX_BIASED_TOKENS = 1024
+MAX_STOPS = 64
+MAX_STOP_TOKENS = 1024
+MAX_STOP_CHARACTERS = 8192
+"""Of the strings of ``stop`` together, and of ``stop_regex``: every token is searched for all of them."""
+MAX_TOP_K = 2**31 - 1  # what an int32 holds
+LEAST_REPETITION_PENALTY = 0.01  # divided by less, a logit may be beyond what a float32 holds
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -50,13 +56,14 @@ class SamplingParams:
         top_p: keep the smallest set of tokens whose probability reaches this, in (0, 1].
         top_k: keep the k likeliest tokens; -1 (or 0) keeps all.
         min_p: drop tokens less likely than this fraction of the likeliest, in [0, 1].
-        stop: strings that end the text; the text is cut before the match.
-        stop_token_ids: tokens that end generation, besides the model's own EOS.
+        stop: strings that end the text, at most 64; the text is cut before the match.
+        stop_token_ids: tokens that end generation, besides the model's own EOS; at most 1024.
         stop_regex: like ``stop``, as regular expressions.
         ignore_eos: keep generating after EOS.
         frequency_penalty: subtracted per occurrence in the output, in [-2, 2].
         presence_penalty: subtracted once if the token occurs in the output, in [-2, 2].
-        repetition_penalty: divides (multiplies, if negative) the logit of tokens seen in prompt or output.
+        repetition_penalty: divides (multiplies, if negative) the logit of tokens seen in prompt or output,
+            in [0.01, 100].
         logit_bias: added to the logits of tokens, by token id, in [-100, 100], for at most 1024 tokens. The
             ends ban a token and force it, where a constraint leaves the choice. Kept as sorted pairs.
         seed: same seed, same request: same tokens. ``None`` takes one from the engine's own sequence.
@@ -91,12 +98,17 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name in ("stop", "stop_token_ids", "stop_regex"):
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+            most, given = MAX_STOP_TOKENS if name == "stop_token_ids" else MAX_STOPS, len(getattr(self, name))
+            if given > most:
+                raise InvalidRequest(f"{name} may hold at most {most}, got {given}")
         for name in ("stop", "stop_regex"):
             for value in getattr(self, name):
                 if not isinstance(value, str):
                     raise InvalidRequest(f"{name} must hold strings, got {type(value).__name__}")
                 if not value:
                     raise InvalidRequest(f"{name} must not contain an empty string")
+            if (length := sum(map(len, getattr(self, name)))) > MAX_STOP_CHARACTERS:
+                raise InvalidRequest(f"{name} may have {MAX_STOP_CHARACTERS} characters, got {length}")
         for token_id in self.stop_token_ids:
             check_int("stop_token_ids", token_id, 0)
         check_int("max_tokens", self.max_tokens, 0)
@@ -105,7 +117,7 @@ class SamplingParams:
             raise InvalidRequest(
                 f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens})"
             )
-        check_int("top_k", self.top_k, -1)
+        check_int("top_k", self.top_k, -1, MAX_TOP_K)
         check_int("n", self.n, 1)
         check_float("temperature", self.temperature, 0.0, 100.0)
         check_float("top_p", self.top_p, 0.0, 1.0)
@@ -114,9 +126,7 @@ class SamplingParams:
         check_float("min_p", self.min_p, 0.0, 1.0)
         check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        check_float("repetition_penalty", self.repetition_penalty, 0.0, 100.0)
-        if self.repetition_penalty == 0.0:
-            raise InvalidRequest("repetition_penalty must be greater than 0")
+        check_float("repetition_penalty", self.repetition_penalty, LEAST_REPETITION_PENALTY, 100.0)
         object.__setattr__(self, "logit_bias", _as_bias(self.logit_bias))
         if not isinstance(self.ignore_eos, bool):
             raise InvalidRequest(f"ignore_eos must be a bool, got {type(self.ignore_eos).__name__}")

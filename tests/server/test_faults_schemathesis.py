@@ -23,7 +23,7 @@ def engine():
     backend.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # one for each test: an application that has been shut down answers no more
 def document(engine):
     app = create_app(engine, ServerConfig(max_prompts=4, request_seconds=20))
     return schemathesis.openapi.from_asgi("/openapi.json", app)

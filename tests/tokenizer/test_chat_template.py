@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+import jinja2
 import pytest
 
 from ramet.errors import InvalidRequest
@@ -98,3 +99,35 @@ def test_a_template_may_leave_messages_out_or_say_them_twice(caplog):
 def test_messages_may_be_rendered_in_another_order():
     reverse = "{% for m in messages | reverse %}{{ m.role }}:{{ m.content }};{% endfor %}"
     assert render(reverse, ("system", "s"), ("user", "u")) == "user:u;system:s;"
+
+
+def test_which_message_is_refused_is_found_without_trying_all(monkeypatch):
+    strict = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "{{ m.content }}{% endfor %}"
+    )
+    num_rendered = 0
+    render_template = jinja2.Template.render
+
+    def counted(*args, **values):
+        nonlocal num_rendered
+        num_rendered += 1
+        return render_template(*args, **values)
+
+    monkeypatch.setattr(jinja2.Template, "render", counted)
+    for refused in (0, 1, 700, 999):
+        messages = [("user", "a")] * 1000
+        messages[refused] = ("tool", "a")
+        num_rendered = 0
+        with pytest.raises(InvalidRequest, match=rf"refuses messages\[{refused}\] \(role 'tool'\)"):
+            render(strict, *messages)
+        assert num_rendered < 20
+
+
+def test_texts_between_many_messages_are_refused():
+    message = (RoleBegin("user"), Text("a"), RoleEnd("user"), Text("b"))
+    template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert template.pieces(Prompt(message * 300), str)
+    with pytest.raises(InvalidRequest, match="too many texts stand between messages"):
+        template.pieces(Prompt(message * 1000), str)
+    assert template.pieces(Prompt(message[:3] * 1000), str), "nothing stands between these"

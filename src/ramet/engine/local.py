@@ -44,6 +44,8 @@ MAX_BRANCHES = 1024
 """Most completions, or scored continuations, of one prompt."""
 LONG_TEXT = 16_384
 """Characters that take milliseconds to encode."""
+PART_CHARACTERS = 32
+"""As long as a part of a prompt takes: a message is laid out by a template."""
 MAX_LEASE_SECONDS = 365 * 86400.0
 
 logger = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ class LocalBackend:
         )
 
     async def encode(self, prompt: Prompt) -> list[int]:
-        """The prompt's token ids. A long text is encoded on another thread: the event loop goes on.
+        """The prompt's token ids. A long prompt is encoded on another thread: the event loop goes on.
 
         Raises:
             InvalidRequest: there are none, or something in it is no text and no token.
@@ -161,7 +163,7 @@ class LocalBackend:
                 f"the prompt has {num_characters} characters; no {self._card.max_sequence_tokens} tokens, "
                 f"the most of a sequence, spell more than {most}"
             )
-        if num_characters > LONG_TEXT:
+        if num_characters + PART_CHARACTERS * len(prompt.parts) > LONG_TEXT:
             return await asyncio.to_thread(encode_prompt, prompt, self._tokenizer)
         return encode_prompt(prompt, self._tokenizer)
 

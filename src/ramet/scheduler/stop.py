@@ -6,6 +6,9 @@ at its end say how much text a stream must hold back, because a stop may still c
 
 from __future__ import annotations
 
+import math
+import re
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -18,6 +21,11 @@ from ramet.tokenizer.vocab import Vocab
 from ramet.types import FinishReason
 
 MATCH_TIMEOUT_SECONDS = 0.1
+MATCH_SECONDS_PER_TOKEN = 0.002
+"""What matching regexes may take over a request, besides one timeout: all requests wait meanwhile."""
+MAX_REPEATS = 10_000
+
+_LEAST_REPEATS = re.compile(r"\{\s*([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,9 @@ def compile_stop_patterns(params: SamplingParams) -> list[tuple[str, regex.Patte
     """
     patterns = [(text, regex.compile(regex.escape(text))) for text in params.stop]
     for source in params.stop_regex:
+        # What is repeated is written out when it is compiled: a few letters could fill the memory
+        if math.prod(max(int(count), 1) for count in _LEAST_REPEATS.findall(source)) > MAX_REPEATS:
+            raise InvalidRequest(f"stop_regex {source!r} asks for more than {MAX_REPEATS} repeats")
         try:
             pattern = regex.compile(source)
         except (regex.error, RecursionError) as error:
@@ -58,6 +69,7 @@ class StopChecker:
         self._end = self._eos | frozenset(params.stop_token_ids)
         self._patterns = compile_stop_patterns(params)
         self._num_tokens = 0
+        self._seconds = 0.0  # spent on matching
         self._text = ""
         self._num_dropped = 0  # characters of the output before ``_text``
         self._search_from = 0  # text before this can no longer be part of a match
@@ -113,9 +125,9 @@ class StopChecker:
         held_from = len(self._text)
         found: tuple[int, str] | None = None
         for source, pattern in self._patterns:
-            match = _search(source, pattern, self._text, self._search_from)
+            match = self._match(source, pattern)
             if match is None:
-                match = _search(source, pattern, self._text, self._search_from, partial=True)
+                match = self._match(source, pattern, partial=True)
                 if match is not None:
                     held_from = min(held_from, match.start())
             elif found is None or match.start() < found[0]:
@@ -124,6 +136,21 @@ class StopChecker:
             return Stop("stop", found[1], self._num_dropped + found[0])
         self._release(held_from)
         return None
+
+    def _match(
+        self, source: str, pattern: regex.Pattern[str], *, partial: bool = False
+    ) -> regex.Match[str] | None:
+        if not self._params.stop_regex:  # strings are quickly found
+            return _search(source, pattern, self._text, self._search_from, partial=partial)
+        began = time.thread_time()
+        match = _search(source, pattern, self._text, self._search_from, partial=partial)
+        self._seconds += time.thread_time() - began
+        allowed = MATCH_TIMEOUT_SECONDS + MATCH_SECONDS_PER_TOKEN * self._num_tokens
+        if self._seconds > allowed:
+            raise InvalidRequest(
+                f"stop_regex {source!r}, or all so far, took more than {allowed:g} s to match"
+            )
+        return match
 
     def _release(self, end: int) -> None:
         """No stop can claim the text before ``end`` any more; only regexes may look back at it."""

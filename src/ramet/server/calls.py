@@ -75,7 +75,7 @@ class Calls:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[tuple[str, str], Call] = {}  # by client and id: nobody can take another's id
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -87,23 +87,24 @@ class Calls:
         """A call that is in flight as long as the context lasts.
 
         Raises:
-            InvalidRequest: another call in flight has this id.
+            InvalidRequest: another call of this client is in flight and has this id.
         """
         request_id = request_id or uuid.uuid4().hex
-        if request_id in self._calls:
+        key = options.client_id, request_id
+        if key in self._calls:
             raise InvalidRequest(f"request id {request_id!r} is in use")
-        call = self._calls[request_id] = Call(request_id, options, self._seconds)
+        call = self._calls[key] = Call(request_id, options, self._seconds)
         self._idle.clear()
         try:
             yield call
         finally:
-            del self._calls[request_id]
+            del self._calls[key]
             if not self._calls:
                 self._idle.set()
 
-    def abort(self, request_id: str) -> bool:
-        """End a call now; false if there is none of this id."""
-        call = self._calls.get(request_id)
+    def abort(self, request_id: str, client_id: str = "") -> bool:
+        """End a call of a client now; false if it has none of this id."""
+        call = self._calls.get((client_id, request_id))
         if call is not None:
             call.abort()
         return call is not None

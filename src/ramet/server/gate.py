@@ -47,12 +47,12 @@ class Gate:
         self.num_turned_away = 0
         self.responses: Counter[tuple[str, int]] = Counter()
         self._config = config
-        self._keys = [key.encode() for key in config.api_keys]
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in config.api_keys]
 
     def refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Why this request may not come in; ``None`` if it may. Looks at its head only."""
         path = scope["path"]
-        if path in OPEN_PATHS or scope["method"] == "OPTIONS":
+        if path in OPEN_PATHS:
             return None
         client_id = self._client_id(headers)
         if client_id is None:
@@ -88,10 +88,10 @@ class Gate:
             return ""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        candidate = key.encode("utf-8", "replace")
+        candidate = hashlib.sha256(key.encode("latin-1")).digest()  # the bytes that were sent
         # All keys are compared, each in constant time: how long it takes says nothing about them.
         matches = [hmac.compare_digest(candidate, known) for known in self._keys]
-        return hashlib.sha256(candidate).hexdigest()[:16] if any(matches) else None
+        return candidate.hex()[:16] if any(matches) else None
 
 
 class GateMiddleware:
@@ -115,11 +115,14 @@ class GateMiddleware:
             if refusal is not None:
                 await refusal(scope, receive, visit.send)
                 return
-            self._gate.num_inside += counted
+            if not counted:  # they have no body, and nobody may hold them up with one
+                await self._app(scope, receive, visit.send)
+                return
+            self._gate.num_inside += 1
             try:
                 await self._enter(scope, receive, visit)
             finally:
-                self._gate.num_inside -= counted
+                self._gate.num_inside -= 1
         finally:
             self._gate.responses[_route(scope), visit.status] += 1
             visit.log()

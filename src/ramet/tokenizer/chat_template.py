@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,6 +28,9 @@ from ramet.types import Generated, Prompt, Role, RoleBegin, RoleEnd, TemplateVar
 logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = re.compile(f"{MARK}([0-9]+){MARK}")
+MAX_MESSAGES_RENDERED = 100_000
+"""Over all renderings of one prompt: each text between messages takes one more, of all before it."""
+
 _RESERVED = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token"})
 
 # What a template may raise besides Jinja's own errors: it runs Python operators on what it is given.
@@ -123,10 +127,13 @@ class ChatTemplate:
             special_names: matches what must stay text where tools, variables and fields of messages hold it.
 
         Raises:
-            InvalidRequest: the template is broken or refuses a message, or a value is no JSON object.
+            InvalidRequest: the template is broken or refuses a message, a value is no JSON object, or
+                too many texts stand between too many messages.
         """
         messages, after = self._messages(prompt, special_names)
         variables = _variables(prompt, special_names)
+        if sum(index for index, message in enumerate(messages) if message.before) > MAX_MESSAGES_RENDERED:
+            raise InvalidRequest("too many texts stand between messages: put them into the messages")
         # A generation prompt needs something to follow; templates read messages[0].
         generation = not messages[-1].closed and messages[-1].role == "assistant" and len(messages) > 1
         rendered = messages[:-1] if generation else messages
@@ -235,12 +242,16 @@ class ChatTemplate:
         self, messages: Sequence[_Message], contents: Sequence[str], variables: Mapping[str, Any]
     ) -> int:
         """The first message that cannot be rendered after those before it."""
-        for count in range(1, len(messages)):
+
+        def is_refused(count: int) -> bool:
             try:
                 self._render_once(messages[:count], contents, False, variables)
             except _TEMPLATE_ERRORS:
-                return count - 1
-        return len(messages) - 1
+                return True
+            return False
+
+        # What is refused after some messages is refused whatever follows: there is no need to try them all
+        return bisect_left(range(1, len(messages)), True, key=is_refused)
 
     def _warn_once(self, num_found: int, num_messages: int) -> None:
         if not self._warned:

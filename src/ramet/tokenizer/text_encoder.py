@@ -18,6 +18,9 @@ from ramet.errors import InvalidRequest
 PrefixScheme: TypeAlias = Literal["never", "first", "always"]
 Span: TypeAlias = tuple[int, int]
 
+LONG_PIECE = 16_384
+"""Characters that take milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
@@ -86,7 +89,7 @@ class TextEncoder:
                 prefixed = self._prefix == "always"
             else:
                 core = self._prefixed_core if prefixed else self._core
-                token_ids += core.encode(piece, add_special_tokens=False).ids
+                token_ids += _merged(core, piece)
                 prefixed = False
         return token_ids
 
@@ -108,13 +111,21 @@ class TextEncoder:
             if token.lstrip:
                 begin = position + len(text[position:begin].rstrip())
             if token.rstrip:
-                end = len(text) - len(text[end:].lstrip())
+                while text[end : end + 1].isspace():
+                    end += 1
             if begin > position:
                 yield text[position:begin]
             yield token
             position = end
         if position < len(text):
             yield text[position:]
+
+
+def _merged(core: tokenizers.Tokenizer, text: str) -> list[int]:
+    if len(text) <= LONG_PIECE:
+        return core.encode(text, add_special_tokens=False).ids
+    # A batch lets other threads run meanwhile. Not for all: it starts threads, which forks would lose.
+    return core.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
 def _alternation(texts: Sequence[str]) -> re.Pattern[str] | None:

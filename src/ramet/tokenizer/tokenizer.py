@@ -153,19 +153,21 @@ class Tokenizer:
 
         Special tokens spell nothing: they are kept between text and dropped after it (EOS, mostly).
         """
-        kept, rest = 0, part.text
-        text = ""
+        kept = end = 0  # ids, and characters that they spell
+        length = 0  # characters that all ids so far spell
         detokenizer = Detokenizer(self.vocab)
         for index, token_id in enumerate(part.token_ids):
-            text += detokenizer.append(token_id)
-            if not part.text.startswith(text):
-                return part.token_ids[:kept], rest
+            piece = detokenizer.append(token_id)
+            if not part.text.startswith(piece, length):
+                break
+            length += len(piece)
             if self.vocab.bytes_of(token_id) and not detokenizer.has_partial_character:
-                kept, rest = index + 1, part.text[len(text) :]
-        if detokenizer.has_partial_character and text + detokenizer.flush() == part.text:
-            # Cut inside a character: the ids are still exactly what the model wrote.
-            kept, rest = len(part.token_ids), ""
-        return part.token_ids[:kept], rest
+                kept, end = index + 1, length
+        else:
+            if detokenizer.has_partial_character and part.text[length:] == detokenizer.flush():
+                # Cut inside a character: the ids are still exactly what the model wrote.
+                return part.token_ids, ""
+        return part.token_ids[:kept], part.text[end:]
 
 
 class _Run:

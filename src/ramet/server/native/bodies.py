@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 
 from ramet.errors import InvalidRequest
 from ramet.sampling_params import MAX_TOP_LOGPROBS
+from ramet.server.bodies import FAIL_FAST, with_one_unknown_field
 from ramet.types import MAX_OPTION_CHARACTERS, MAX_PRIORITY, Prompt, Role, Text, Tokens
 from ramet.wire import decode_prompt
 from ramet.wire.schema import params_schema, part_schema
@@ -27,7 +28,6 @@ _MESSAGE = {
     "properties": {"role": {"enum": list(get_args(Role))}, "content": {"type": "string"}},
     "required": ["role"],
 }
-FAIL_FAST = Field(fail_fast=True)  # a body may hold millions of wrong things: the first one is enough
 TokenIds: TypeAlias = Annotated[list[Annotated[int, Field(ge=0)]], FAIL_FAST]
 Parts: TypeAlias = Annotated[
     list[Annotated[dict[str, Any], WithJsonSchema({"anyOf": [part_schema(), _MESSAGE]})]], FAIL_FAST
@@ -50,11 +50,12 @@ class Body(BaseModel):
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
         known = cls.model_fields
-        return {
+        asked = {
             name: value
             for name, value in given.items()
             if value is not None and (name in known or value not in (False, "", [], {}))
         }
+        return with_one_unknown_field(asked, cls)
 
 
 class Asked(Body):

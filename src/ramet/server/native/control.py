@@ -16,6 +16,7 @@ from ramet.errors import EngineDead, InvalidRequest
 from ramet.sampling_params import SamplingParams
 from ramet.server.calls import Call
 from ramet.server.errors import error_body, error_response, error_responses
+from ramet.server.metrics import PATIENCE_SECONDS
 from ramet.server.native.bodies import AbortBody
 from ramet.server.service import Service, ServiceDep
 from ramet.types import MAX_PRIORITY, Prompt, RequestOptions, Tokens
@@ -97,10 +98,11 @@ def control_routes() -> APIRouter:
     @router.get("/get_server_info", responses=error_responses())
     @router.get("/server_info", responses=error_responses())
     async def server_info(service: ServiceDep) -> dict[str, Any]:
-        """The server: its version, model, limits and counters. Of a dead engine there are no counters."""
+        """The server: its version, model, limits and counters. An engine that does not answer has none."""
         try:
-            stats = dataclasses.asdict(await service.engine.stats())
-        except EngineDead:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                stats = dataclasses.asdict(await service.engine.stats())
+        except (EngineDead, TimeoutError):
             stats = None
         config = service.config
         return {

@@ -6,7 +6,8 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field, WithJsonSchema
 
-MAX_STOPS = 64
+from ramet.sampling_params import MAX_STOPS
+from ramet.server.bodies import FAIL_FAST
 
 IGNORED = frozenset(
     {
@@ -70,4 +71,5 @@ _MESSAGE = {
 Message: TypeAlias = Annotated[dict[str, Any], WithJsonSchema(_MESSAGE)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}$")]
 Strings: TypeAlias = str | Annotated[list[str], Field(max_length=MAX_STOPS)]
-TokenIds: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
+TokenIds: TypeAlias = Annotated[list[int], FAIL_FAST]
+Texts: TypeAlias = Annotated[list[str], FAIL_FAST]

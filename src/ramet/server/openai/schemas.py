@@ -21,8 +21,15 @@ from pydantic import (
     model_validator,
 )
 
-from ramet.sampling_params import MAX_BIASED_TOKENS, MAX_TOP_LOGPROBS
-from ramet.server.openai.fields import IGNORED, MAX_STOPS, NEUTRAL, Message, Name, Strings, TokenIds
+from ramet.sampling_params import (
+    LEAST_REPETITION_PENALTY,
+    MAX_BIASED_TOKENS,
+    MAX_STOPS,
+    MAX_TOP_K,
+    MAX_TOP_LOGPROBS,
+)
+from ramet.server.bodies import FAIL_FAST, with_one_unknown_field
+from ramet.server.openai.fields import IGNORED, NEUTRAL, Message, Name, Strings, Texts, TokenIds
 from ramet.types import MAX_OPTION_CHARACTERS
 
 MAX_TOOLS = 128
@@ -33,6 +40,11 @@ class Body(BaseModel):
     """Values have the types they should have: ``"1"`` is no number."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_one_unknown_field(cls, given: Any) -> Any:
+        return with_one_unknown_field(given, cls) if isinstance(given, dict) else given
 
 
 class StreamOptions(Body):
@@ -65,7 +77,7 @@ class StructuredOutputs(Body):
     model_config = ConfigDict(populate_by_name=True)
     json_schema: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Texts | None = None
     grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
     json_object: bool | None = None
 
@@ -86,10 +98,10 @@ class GenerationBody(Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = Field(None, max_length=MAX_BIASED_TOKENS)
     # what users of open engines expect besides
-    top_k: int | None = Field(None, ge=-1)
+    top_k: int | None = Field(None, ge=-1, le=MAX_TOP_K)
     min_p: float | None = Field(None, ge=0, le=1)
     min_tokens: int | None = Field(None, ge=0)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=LEAST_REPETITION_PENALTY, le=100)
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOPS)] | None = None
     stop_regex: Strings | None = None
@@ -99,7 +111,7 @@ class GenerationBody(Body):
     ebnf: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Texts | None = None
     guided_grammar: str | None = Field(None, max_length=MAX_GRAMMAR_CHARACTERS)
     structured_outputs: StructuredOutputs | None = None
     cache_salt: str | None = Field(None, max_length=MAX_OPTION_CHARACTERS)
@@ -127,6 +139,13 @@ class GenerationBody(Body):
         if name in cls.model_fields or not (name in NEUTRAL or name in cls.also_neutral):
             return False
         return value is None or value in NEUTRAL.get(name, ()) or value in cls.also_neutral.get(name, ())
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _has_few_tokens(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > MAX_BIASED_TOKENS:  # before each value is looked at
+            raise ValueError(f"may name at most {MAX_BIASED_TOKENS} tokens, got {len(given)}")
+        return given
 
     @field_validator("logit_bias")
     @classmethod
@@ -167,7 +186,7 @@ class NamedTool(Body):
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``. The messages are checked where they become a prompt."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1), FAIL_FAST]
     max_completion_tokens: int | None = Field(None, ge=0)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -201,9 +220,9 @@ class CompletionBody(GenerationBody):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[Texts, Field(min_length=1)]
         | Annotated[TokenIds, Field(min_length=1)]
-        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1), FAIL_FAST]
     )
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     echo: bool | None = None
