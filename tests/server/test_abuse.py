@@ -151,3 +151,15 @@ async def test_many_messages_are_laid_out_beside_the_event_loop():
                 body = {"messages": MESSAGES * count, "max_tokens": 1}
                 await client.post("/v1/chat/completions", json=body)
                 assert (threads[0] is threading.main_thread()) == is_here
+
+
+def test_isolated_clients_may_use_the_longest_salt():
+    body = {"prompt": "say>", "max_tokens": 1, "cache_salt": "s" * 256}
+
+    async def ask(engine):
+        async with in_process(engine, api_keys=("k",), isolate_clients=True) as client:
+            return await client.post("/v1/completions", json=body, headers={"Authorization": "Bearer k"})
+
+    with shutting_down(parrot("hello")) as engine:
+        answer = asyncio.run(ask(engine))
+    assert answer.status_code == 200, answer.text

@@ -141,7 +141,10 @@ def test_logprobs_of_the_prompt_and_of_the_output(drawing):
     assert meta["input_top_logprobs"][0] is None and len(meta["input_top_logprobs"][1]) == 2
     assert [entry[1] for entry in meta["output_token_logprobs"]] == output["output_ids"]
     assert [top[0][1] for top in meta["output_top_logprobs"]] == output["output_ids"]  # greedy
-    streamed = events_of(drawing("/generate", {**body, "stream": True}))[-1]["meta_info"]
+    events = [event["meta_info"] for event in events_of(drawing("/generate", {**body, "stream": True}))]
+    told = ["input_token_logprobs" in event for event in events]
+    assert told[0] and told[-1] and not any(told[1:-1])  # they may be many
+    streamed = events[-1]
     for name in ("input_token_logprobs", "input_top_logprobs", "output_token_logprobs"):
         assert streamed[name] == meta[name]
 

@@ -26,7 +26,7 @@ from ramet.types import (
     Usage,
 )
 from ramet.wire import decode_params, decode_prompt, encode_params, encode_prompt, error_from
-from ramet.wire.outputs import Output, completion_of
+from ramet.wire.outputs import Output, completion_of, logprobs_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 TOKEN_IDS = st.lists(st.integers(0, 200_000), max_size=5).map(tuple)
@@ -176,3 +176,13 @@ def test_other_errors_say_what_to_do(status, retryable, message):
 def test_an_answer_that_is_no_error_body_is_shown():
     assert "<html>" in str(error_from(b"<html>Bad Gateway</html>", 502))
     assert error_from(b"", 500).status == 500
+
+
+def test_what_cannot_happen_stays_impossible():
+    output = msgspec.json.decode(
+        b'{"text":"a","output_ids":[1],"meta_info":{"id":"x","completion_tokens":1,"finish_reason":null,'
+        b'"output_token_logprobs":[[-1.5,1,"a"]],"output_top_logprobs":[[[-1.5,1,"a"],[null,2,"b"]]]}}',
+        type=Output,
+    )
+    (logprob,) = logprobs_of(output)
+    assert [top.logprob for top in logprob.top] == [-1.5, float("-inf")]

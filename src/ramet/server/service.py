@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
@@ -59,7 +60,7 @@ class Service:
         client_id: str = request.state.client_id
         salt = cache_salt or ""
         if self.config.isolate_clients:
-            salt = f"{client_id}/{salt}"
+            salt = hashlib.sha256(f"{client_id}/{salt}".encode(errors="surrogatepass")).hexdigest()
         return RequestOptions(client_id=client_id, cache_salt=salt, priority=priority or 0)
 
     async def answer(

@@ -6,6 +6,7 @@ not asked for are absent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
@@ -120,7 +121,7 @@ def logprobs_of(output: Output) -> tuple[TokenLogprob, ...] | None:
         return None
     alternatives = _given(tops, [None] * len(tokens))
     return tuple(
-        TokenLogprob(token_id, text or "", logprob or 0.0, tuple(map(_top_logprob, top or ())))
+        TokenLogprob(token_id, text or "", _logprob(logprob), tuple(map(_top_logprob, top or ())))
         for (logprob, token_id, text), top in zip(tokens, alternatives, strict=True)
     )
 
@@ -141,6 +142,10 @@ def _given(value: T | UnsetType, otherwise: D) -> T | D:
     return otherwise if isinstance(value, UnsetType) else value
 
 
+def _logprob(sent: float | None) -> float:
+    return -math.inf if sent is None else sent  # JSON has no infinity: what cannot happen is sent as null
+
+
 def _top_logprob(entry: Entry) -> TopLogprob:
     logprob, token_id, text = entry
-    return TopLogprob(token_id, text or "", logprob or 0.0)
+    return TopLogprob(token_id, text or "", _logprob(logprob))

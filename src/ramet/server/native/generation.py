@@ -178,6 +178,7 @@ class _Told:
         self.num_tokens = 0
         self._inputs = inputs
         self._incremental = incremental
+        self._is_first = True
         self._text = ""
         self._token_ids: tuple[int, ...] = ()
         self._logprobs: tuple[TokenLogprob, ...] = ()
@@ -185,9 +186,10 @@ class _Told:
     def take(self, chunk: Chunk) -> tuple[Chunk, _InputLogprobs | None]:
         """What the next event says: all so far, or what is new."""
         self.num_tokens += len(chunk.token_ids)
-        inputs = self._inputs
+        # What is known of the prompt may be much: the first event says it, and the last one says all again
+        inputs = self._inputs if self._is_first or (chunk.completion and not self._incremental) else None
+        self._is_first = False
         if self._incremental:
-            self._inputs = None
             return chunk, inputs
         self._text += chunk.text
         self._token_ids += chunk.token_ids
