@@ -5,7 +5,7 @@ Each field says what it is for in a few words that a command line can show: ther
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ramet.checks import check_int
@@ -27,6 +27,16 @@ def option(default: T, meaning: str, *, secret: bool = False, **shown: Any) -> T
     ``argument=True`` for one that is given by its position. A secret is left out where the value is printed.
     """
     return field(default=default, repr=not secret, metadata={"help": meaning, **shown})
+
+
+def flags_of(option: Field[Any]) -> tuple[str, ...]:
+    """How a command line spells a field: ``--max-batch-tokens``; of a bool, also how it says no."""
+    flag: str | None = option.metadata.get("flag")
+    name = option.name.replace("_", "-")
+    if flag is not None or not isinstance(option.default, bool):
+        return (flag or f"--{name}",)
+    off = f"--disable-{name.removeprefix('enable-')}" if name.startswith("enable-") else f"--no-{name}"
+    return f"--{name}", off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

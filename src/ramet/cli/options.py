@@ -15,6 +15,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from ramet.config import flags_of
+
 T = TypeVar("T")
 
 
@@ -62,23 +64,12 @@ def _shown(kind: type[Any], field: Field[Any]) -> Any:
     if field.metadata.get("argument"):
         return typer.Argument(metavar=field.name.upper(), help=help_text, show_default=has_default)
     return typer.Option(
-        _flag(field),
+        "/".join(flags_of(field)),
         help=help_text,
         metavar=metavar,
         show_default=has_default,
         rich_help_panel=inspect.cleandoc(kind.__doc__ or kind.__name__).splitlines()[0],
     )
-
-
-def _flag(field: Field[Any]) -> str:
-    """``--max-batch-tokens``; of a bool, also how to say no to it."""
-    flag: str | None = field.metadata.get("flag")
-    name = field.name.replace("_", "-")
-    if flag is not None or not isinstance(field.default, bool):
-        return flag or f"--{name}"
-    if name.startswith("enable-"):
-        return f"--{name}/--disable-{name.removeprefix('enable-')}"
-    return f"--{name}/--no-{name}"
 
 
 def _take(kind: type[Any], given: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from ramet.config import CacheConfig, EngineConfig, ModelOptions, SchedulerConfig, ServerConfig
+from ramet.config import CacheConfig, EngineConfig, ModelOptions, SchedulerConfig, ServerConfig, flags_of
 from ramet.errors import BackendError, InvalidRequest
 from ramet.lang.backends.endpoint import Endpoint
 from ramet.store.progress import spinner
@@ -189,11 +189,9 @@ def serve_arguments(model: str | None, options: Mapping[str, Any]) -> list[str]:
 
 
 def _flags(field: Field[Any], value: Any) -> Iterator[str]:
-    name = field.name.replace("_", "-")
-    flag = field.metadata.get("flag") or f"--{name}"
-    if isinstance(value, bool):
-        off = f"--disable-{name.removeprefix('enable-')}" if name.startswith("enable-") else f"--no-{name}"
-        yield flag if value else off
+    flag, *off = flags_of(field)
+    if off and isinstance(value, bool):
+        yield flag if value else off[0]
     elif value is not None:
         for each in value if isinstance(value, (list, tuple)) else [value]:
             yield f"{flag}={each}"
