@@ -162,13 +162,30 @@ def test_rows_are_the_same_bits_in_steps_of_any_size(dtype, isa):
             assert np.array_equal(rows, expected[:size]), f"{size} rows, {team} threads"
 
 
-def test_only_wanted_rows_are_returned_in_their_order():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("team", [1, 2])
+def test_what_rows_are_wanted_changes_no_row_and_no_later_step(dtype, isa, team):
+    """The last layer reads the context for wanted rows only, and leaves the keys and values of all."""
+    config = tiny_config(context_length=700)
+    slots = np.random.default_rng(1).permutation(NUM_SLOTS).tolist()
+    long = sequence(config, 600, slots=slots[:600])
+    branch = Sequence(long.token_ids[:100] + [5] * 20, slots[:100] + slots[600:620])
+    steps = [Step(long, 0, 599), Step(branch, 100, 119)]
+    later = [Step(long, 599, 600), Step(branch, 119, 120)]
+    decoder = native(config, dtype=dtype, isa=isa, team=team)
+    everything, afterwards = logits_of(decoder, config, steps), logits_of(decoder, config, later)
+    for wanted in ([], [0], [598, 617], [3, 77, 149, 255, 256, 600], list(range(70, 400))):
+        decoder = native(config, dtype=dtype, isa=isa, team=team)
+        assert np.array_equal(logits_of(decoder, config, steps, wanted), everything[wanted])
+        assert np.array_equal(logits_of(decoder, config, later), afterwards)
+
+
+@pytest.mark.parametrize("wanted", [[3, 2], [3, 3]])
+def test_wanted_rows_out_of_order_are_refused(wanted):
     config = tiny_config()
-    decoder, steps = native(config), [Step(sequence(config), 0, LENGTH)]
-    everything = logits_of(decoder, config, steps)
-    wanted = [149, 3, 3, 77]
-    assert np.array_equal(logits_of(decoder, config, steps, wanted), everything[wanted])
-    assert logits_of(decoder, config, steps, []).shape == (0, config.vocab_size)
+    with pytest.raises(ValueError, match="ascending"):
+        logits_of(native(config), config, [Step(sequence(config), 0, LENGTH)], wanted)
 
 
 def test_a_pool_can_be_made_anew():

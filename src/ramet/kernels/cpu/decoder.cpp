@@ -17,8 +17,6 @@ constexpr int64_t ROWS_TOGETHER = 256;
 // Up to so many rows, what is done to each row is done by one thread while the others wait: sharing costs more.
 constexpr int64_t ROWS_ALONE = 2;
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // A product whose outputs stand at a column of the output rows.
 struct Part {
     const Matrix* matrix;
@@ -31,127 +29,6 @@ const std::array<const char*, Decoder::NUM_PHASES> Decoder::PHASE_NAMES = {
     "norm and quantize", "qkv product", "rope and KV write", "attention",
     "output product", "gate and up product", "activation", "down product"};
 
-Decoder::Decoder(std::shared_ptr<Team> team, const Kernels& kernels, const DecoderShape& shape)
-    : team_(std::move(team)), kernels_(kernels), shape_(shape), stride_(round_up(shape.head_dim, HEAD_ALIGN)),
-      layers_(size_t(shape.num_layers)) {
-    if (shape.hidden < 1 || shape.inner < 1 || shape.num_layers < 1 || shape.vocab < 1)
-        throw std::invalid_argument("a size of the model is not positive");
-    if (shape.head_dim < 2 || shape.head_dim > 512 || shape.head_dim % 2)
-        throw std::invalid_argument("head_dim must be even and lie in 2..512");
-    if (shape.num_heads < 1 || shape.num_kv_heads < 1 || shape.num_heads % shape.num_kv_heads)
-        throw std::invalid_argument("num_heads must be a multiple of num_kv_heads");
-}
-
-void Decoder::set_rotary(const float* cos_sin, int64_t num_positions) {
-    std::lock_guard<std::mutex> one_step(mutex_);
-    checked_ = false;
-    num_positions_ = 0;
-    rotary_ = Buffer();
-    const size_t bytes = size_t(num_positions * shape_.head_dim) * sizeof(float);
-    rotary_ = Buffer(bytes);
-    std::memcpy(rotary_.as<float>(), cos_sin, bytes);
-    num_positions_ = num_positions;
-}
-
-LayerWeights& Decoder::layer(int64_t index) {
-    if (index < 0 || index >= shape_.num_layers) throw std::invalid_argument("there is no such layer");
-    checked_ = false;
-    return layers_[size_t(index)];
-}
-
-void Decoder::set_matrix(int64_t index, const std::string& name, std::shared_ptr<PackedMatrix> matrix) {
-    std::lock_guard<std::mutex> one_step(mutex_);
-    LayerWeights& w = layer(index);
-    std::shared_ptr<PackedMatrix>* const place = name == "q"        ? &w.q
-                                                 : name == "k"      ? &w.k
-                                                 : name == "v"      ? &w.v
-                                                 : name == "output" ? &w.output
-                                                 : name == "gate"   ? &w.gate
-                                                 : name == "up"     ? &w.up
-                                                 : name == "down"   ? &w.down
-                                                                    : nullptr;
-    if (!place) throw std::invalid_argument("a layer has no matrix of the name " + name);
-    *place = std::move(matrix);
-}
-
-void Decoder::set_norm(int64_t index, const std::string& name, std::vector<float> values) {
-    std::lock_guard<std::mutex> one_step(mutex_);
-    LayerWeights& w = layer(index);
-    std::vector<float>* const place = name == "input_norm"            ? &w.input_norm
-                                      : name == "post_attention_norm" ? &w.post_attention_norm
-                                      : name == "query_norm"          ? &w.query_norm
-                                      : name == "key_norm"            ? &w.key_norm
-                                                                      : nullptr;
-    if (!place) throw std::invalid_argument("a layer has no norm of the name " + name);
-    *place = std::move(values);
-}
-
-void Decoder::set_ends(std::shared_ptr<PackedMatrix> embedding, std::shared_ptr<PackedMatrix> head,
-                       std::vector<float> norm) {
-    std::lock_guard<std::mutex> one_step(mutex_);
-    checked_ = false;
-    embedding_ = std::move(embedding);
-    head_ = std::move(head);
-    norm_ = std::move(norm);
-}
-
-void Decoder::allocate_kv(int64_t num_slots) {
-    std::lock_guard<std::mutex> one_step(mutex_);
-    checked_ = false;
-    num_slots_ = 0;
-    kv_.clear();
-    const size_t bytes = size_t(shape_.num_kv_heads * num_slots * 2 * stride_) * (shape_.f32 ? 4 : 2);
-    for (int64_t layer = 0; layer < shape_.num_layers; ++layer) kv_.emplace_back(bytes);
-    num_slots_ = num_slots;
-}
-
-bool Decoder::populate_kv(int64_t piece) const {
-    constexpr size_t most = size_t(2) << 20;  // a huge page: less would come with it anyway
-    const int64_t regions = shape_.num_layers * shape_.num_kv_heads;
-    const size_t bytes = size_t(num_slots_ * 2 * stride_) * (shape_.f32 ? 4 : 2);
-    const size_t offset = size_t(piece / regions) * most;
-    if (offset >= bytes) return false;
-    const int64_t layer = piece % regions / shape_.num_kv_heads, head = piece % shape_.num_kv_heads;
-    return kv_[size_t(layer)].populate(size_t(head) * bytes + offset, std::min(most, bytes - offset));
-}
-
-void Decoder::check() {
-    if (checked_) return;
-    auto expect = [](const std::shared_ptr<PackedMatrix>& matrix, int64_t n, int64_t k, const char* name) {
-        if (!matrix) throw std::invalid_argument(std::string("the weight ") + name + " is missing");
-        if (matrix->view.n != n || matrix->view.k != k)
-            throw std::invalid_argument(std::string("the weight ") + name + " has the wrong shape");
-    };
-    auto expect_norm = [](const std::vector<float>& values, int64_t n, const char* name) {
-        if (int64_t(values.size()) != n) throw std::invalid_argument(std::string(name) + " has the wrong size");
-    };
-    const int64_t queries = shape_.num_heads * shape_.head_dim, keys = shape_.num_kv_heads * shape_.head_dim;
-    expect(embedding_, shape_.vocab, shape_.hidden, "embedding");
-    expect(head_, shape_.vocab, shape_.hidden, "head");
-    expect_norm(norm_, shape_.hidden, "the last norm");
-    for (const LayerWeights& layer : layers_) {
-        expect(layer.q, queries, shape_.hidden, "q");
-        expect(layer.k, keys, shape_.hidden, "k");
-        expect(layer.v, keys, shape_.hidden, "v");
-        expect(layer.output, shape_.hidden, queries, "output");
-        expect(layer.gate, shape_.inner, shape_.hidden, "gate");
-        expect(layer.up, shape_.inner, shape_.hidden, "up");
-        expect(layer.down, shape_.hidden, shape_.inner, "down");
-        expect_norm(layer.input_norm, shape_.hidden, "input_norm");
-        expect_norm(layer.post_attention_norm, shape_.hidden, "post_attention_norm");
-        if (!layer.query_norm.empty()) expect_norm(layer.query_norm, shape_.head_dim, "query_norm");
-        if (!layer.key_norm.empty()) expect_norm(layer.key_norm, shape_.head_dim, "key_norm");
-    }
-    if (num_positions_ == 0) throw std::invalid_argument("there are no rotary angles");
-    if (num_slots_ == 0) throw std::invalid_argument("there is no KV pool");
-    checked_ = true;
-}
-
-void Decoder::check_weights() {
-    std::lock_guard<std::mutex> one_step(mutex_);
-    check();
-}
-
 void Decoder::set_profile(bool on) {
     std::lock_guard<std::mutex> one_step(mutex_);  // threads of a running step must agree on it
     profile_ = on;
@@ -163,6 +40,15 @@ std::array<double, Decoder::NUM_PHASES> Decoder::take_profile() {
     seconds_.fill(0);
     return taken;
 }
+
+// The rows that read the context in a layer, and what becomes of them.
+struct Decoder::Readers {
+    int64_t num_rows;
+    float* states;  // [num_rows][hidden]
+    SegmentView segments;
+    AttentionShape attention;
+    const AttentionPlan& plan;
+};
 
 // One step as one thread sees it. All threads build the same object and walk through it together.
 struct Decoder::Run {
@@ -272,6 +158,24 @@ struct Decoder::Run {
     }
 };
 
+void Decoder::keep_wanted(const StepRows& rows) {
+    kept_of_.assign(size_t(rows.num_rows), -1);
+    kept_positions_.resize(size_t(rows.num_wanted));
+    for (int64_t i = 0; i < rows.num_wanted; ++i) {
+        kept_of_[size_t(rows.wanted[i])] = int32_t(i);
+        kept_positions_[size_t(i)] = rows.segments.positions[rows.wanted[i]];
+    }
+    kept_begin_.resize(size_t(rows.num_segments));
+    kept_end_.resize(size_t(rows.num_segments));
+    auto first_kept = [&](int32_t row) {
+        return int32_t(std::lower_bound(rows.wanted, rows.wanted + rows.num_wanted, row) - rows.wanted);
+    };
+    for (int64_t s = 0; s < rows.num_segments; ++s) {
+        kept_begin_[size_t(s)] = first_kept(rows.segments.row_begin[s]);
+        kept_end_[size_t(s)] = first_kept(rows.segments.row_end[s]);
+    }
+}
+
 void Decoder::forward(const StepRows& rows, float* out) {
     std::lock_guard<std::mutex> one_step(mutex_);
     check();
@@ -284,6 +188,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
     const bool f32 = shape_.f32 || !kernels_.native_bf16;
 
     float* states = hidden_.reserve<float>(n * hidden);
+    float* kept_states = kept_.reserve<float>(rows.num_wanted * hidden);
     void* queries = queries_.reserve<float>(shape_.num_kv_heads * n * group * stride_ / (f32 ? 1 : 2) + 1);
     float* attended = attended_.reserve<float>(n * q_width);
     float* projected = projected_.reserve<float>(together * std::max(qkv_width, gate_up_width));
@@ -294,10 +199,21 @@ void Decoder::forward(const StepRows& rows, float* out) {
         Run::prepare(*this, {&w.output->view}, q_width, together);
         Run::prepare(*this, {&w.down->view}, shape_.inner, together);
     }
-    const AttentionShape attention{shape_.num_kv_heads, group, shape_.head_dim, f32, n, queries, attended};
-    plan_.build(rows.segments, rows.num_segments, n, attention, stride_, team_->size());
-    const RopeShape rope{shape_.num_heads, shape_.num_kv_heads, shape_.head_dim, stride_, n, f32, nullptr, nullptr,
-                         shape_.eps, 1.4426950408889634f / std::sqrt(float(shape_.head_dim))};
+    // All rows leave keys and values in every layer, but of the last layer's outputs only the wanted rows' are used
+    keep_wanted(rows);
+    auto read_by = [&](AttentionPlan& plan, int64_t num_rows, float* of_rows, const SegmentView& segments) {
+        const AttentionShape shape{shape_.num_kv_heads, group, shape_.head_dim, f32, num_rows, queries, attended};
+        plan.build(segments, rows.num_segments, num_rows, shape, stride_, team_->size());
+        return Readers{num_rows, of_rows, segments, shape, plan};
+    };
+    SegmentView kept_segments = rows.segments;
+    kept_segments.row_begin = kept_begin_.data();
+    kept_segments.row_end = kept_end_.data();
+    kept_segments.positions = kept_positions_.data();
+    const Readers all = read_by(plan_, n, states, rows.segments);
+    const Readers kept = rows.num_wanted == n
+                             ? Readers{n, kept_states, rows.segments, all.attention, plan_}
+                             : read_by(kept_plan_, rows.num_wanted, kept_states, kept_segments);
 
     team_->run([&](int thread) {
         Run run(*this, thread);
@@ -310,12 +226,22 @@ void Decoder::forward(const StepRows& rows, float* out) {
             const Inputs for_output = Run::prepare(*this, {&w.output->view}, q_width, 0);
             const Inputs for_gate_up = Run::prepare(*this, {&w.gate->view, &w.up->view}, hidden, 0);
             const Inputs for_down = Run::prepare(*this, {&w.down->view}, shape_.inner, 0);
-            RopeShape rope_here = rope;
-            rope_here.query_norm = w.query_norm.empty() ? nullptr : w.query_norm.data();
-            rope_here.key_norm = w.key_norm.empty() ? nullptr : w.key_norm.data();
-            auto normalize = [&](const std::vector<float>& weight, const Inputs& to, int64_t begin, int64_t end) {
+            const bool is_last = index + 1 == shape_.num_layers;
+            const Readers& readers = is_last ? kept : all;
+            const RopeShape rope{shape_.num_heads,
+                                 shape_.num_kv_heads,
+                                 shape_.head_dim,
+                                 stride_,
+                                 readers.num_rows,
+                                 f32,
+                                 w.query_norm.empty() ? nullptr : w.query_norm.data(),
+                                 w.key_norm.empty() ? nullptr : w.key_norm.data(),
+                                 shape_.eps,
+                                 1.4426950408889634f / std::sqrt(float(shape_.head_dim))};
+            auto normalize = [&](const float* of_rows, const std::vector<float>& weight, const Inputs& to,
+                                 int64_t begin, int64_t end) {
                 run.each_row(begin, end, [&](int64_t row) {
-                    kernels_.rms_norm(states + row * hidden, weight.data(), hidden, shape_.eps, run.temporary);
+                    kernels_.rms_norm(of_rows + row * hidden, weight.data(), hidden, shape_.eps, run.temporary);
                     kernels_.convert(run.temporary, row - begin, to);
                 });
                 run.mark(0);
@@ -323,40 +249,46 @@ void Decoder::forward(const StepRows& rows, float* out) {
 
             for (int64_t begin = 0; begin < n; begin += ROWS_TOGETHER) {
                 const int64_t end = std::min(begin + ROWS_TOGETHER, n);
-                normalize(w.input_norm, for_qkv, begin, end);
+                normalize(states, w.input_norm, for_qkv, begin, end);
                 run.multiply({{&w.q->view, 0}, {&w.k->view, q_width}, {&w.v->view, q_width + kv_width}}, for_qkv,
                              end - begin, projected, qkv_width, false);
                 run.end_phase(1, end - begin);
                 run.each_row(begin, end, [&](int64_t row) {
                     const float* cos_sin =
                         rotary_.as<float>() + int64_t(rows.segments.positions[row]) * shape_.head_dim;
-                    kernels_.rope(rope_here, projected + (row - begin) * qkv_width, cos_sin, row, rows.slots[row],
+                    const int64_t reader = is_last ? kept_of_[size_t(row)] : row;
+                    kernels_.rope(rope, projected + (row - begin) * qkv_width, cos_sin, reader, rows.slots[row],
                                   queries, kv, run.temporary);
+                    if (is_last && reader >= 0)
+                        std::memcpy(kept_states + reader * hidden, states + row * hidden,
+                                    size_t(hidden) * sizeof(float));
                 });
                 run.mark(2);
             }
 
-            run.team.share(int64_t(plan_.units().size()), [&](int64_t unit) {
-                kernels_.attend(attention, kv, rows.segments, plan_.units()[size_t(unit)], run.scratch);
+            const AttentionPlan& plan = readers.plan;
+            run.team.share(int64_t(plan.units().size()), [&](int64_t unit) {
+                kernels_.attend(readers.attention, kv, readers.segments, plan.units()[size_t(unit)], run.scratch);
             });
-            if (plan_.num_split_rows() > 0) {
+            if (plan.num_split_rows() > 0) {
                 run.team.sync();
-                run.team.share(plan_.num_split_rows() * shape_.num_kv_heads, [&](int64_t task) {
-                    merge_row(kernels_, attention, stride_, plan_, task / shape_.num_kv_heads,
+                run.team.share(plan.num_split_rows() * shape_.num_kv_heads, [&](int64_t task) {
+                    merge_row(kernels_, readers.attention, stride_, plan, task / shape_.num_kv_heads,
                               task % shape_.num_kv_heads);
                 });
             }
-            run.end_phase(3, n);
+            run.end_phase(3, readers.num_rows);
 
-            for (int64_t begin = 0; begin < n; begin += ROWS_TOGETHER) {
-                const int64_t end = std::min(begin + ROWS_TOGETHER, n);
+            for (int64_t begin = 0; begin < readers.num_rows; begin += ROWS_TOGETHER) {
+                const int64_t end = std::min(begin + ROWS_TOGETHER, readers.num_rows);
+                float* of_rows = readers.states + begin * hidden;
                 run.each_row(begin, end, [&](int64_t row) {
                     kernels_.convert(attended + row * q_width, row - begin, for_output);
                 });
                 run.mark(0);
-                run.multiply({{&w.output->view, 0}}, for_output, end - begin, states + begin * hidden, hidden, true);
+                run.multiply({{&w.output->view, 0}}, for_output, end - begin, of_rows, hidden, true);
                 run.end_phase(4, end - begin);
-                normalize(w.post_attention_norm, for_gate_up, begin, end);
+                normalize(readers.states, w.post_attention_norm, for_gate_up, begin, end);
                 run.multiply({{&w.gate->view, 0}, {&w.up->view, shape_.inner}}, for_gate_up, end - begin, projected,
                              gate_up_width, false);
                 run.end_phase(5, end - begin);
@@ -366,13 +298,13 @@ void Decoder::forward(const StepRows& rows, float* out) {
                     kernels_.convert(run.temporary, row - begin, for_down);
                 });
                 run.mark(6);
-                run.multiply({{&w.down->view, 0}}, for_down, end - begin, states + begin * hidden, hidden, true);
-                run.end_phase(7, n);
+                run.multiply({{&w.down->view, 0}}, for_down, end - begin, of_rows, hidden, true);
+                run.end_phase(7, readers.num_rows);
             }
         }
         run.team.sync();
         run.team.share(rows.num_wanted, [&](int64_t i) {
-            kernels_.rms_norm(states + rows.wanted[i] * hidden, norm_.data(), hidden, shape_.eps, out + i * hidden);
+            kernels_.rms_norm(kept_states + i * hidden, norm_.data(), hidden, shape_.eps, out + i * hidden);
         });
     });
 }

@@ -35,7 +35,7 @@ struct StepRows {
     const int32_t* slots;
     SegmentView segments;
     int64_t num_slots, num_positions;  // the limits that indices were checked with
-    const int32_t* wanted;  // rows whose hidden states are returned
+    const int32_t* wanted;  // rows whose hidden states are returned, in ascending order, each once
     int64_t num_wanted;
 };
 
@@ -74,7 +74,10 @@ public:
     std::array<double, NUM_PHASES> take_profile();
 
 private:
+    struct Readers;
     struct Run;
+    // Numbers the wanted rows from 0, as the last layer sees them: whose rows they are, positions and segments.
+    void keep_wanted(const StepRows& rows);
     LayerWeights& layer(int64_t index);
     void check();
 
@@ -90,8 +93,9 @@ private:
     std::vector<Buffer> kv_;
 
     std::mutex mutex_;  // one step at a time: they share the buffers below
-    AttentionPlan plan_;
-    Buffer hidden_, queries_, attended_, projected_, scratch_, normed_;
+    AttentionPlan plan_, kept_plan_;
+    std::vector<int32_t> kept_of_, kept_positions_, kept_begin_, kept_end_;
+    Buffer hidden_, kept_, queries_, attended_, projected_, scratch_;
     std::array<Buffer, 7> input_memory_;
     bool profile_ = false;
     std::array<double, NUM_PHASES> seconds_{};

@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "arrays.h"
 #include "decoder.h"
@@ -54,6 +55,9 @@ void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<
     require_below(positions, decoder.num_positions(), "position");
     require_below(slots, decoder.num_slots(), "slot");
     require_below(wanted, int64_t(num_rows), "wanted row");
+    const int32_t* const end = wanted.data() + wanted.size();
+    require(std::adjacent_find(wanted.data(), end, std::greater_equal<int32_t>()) == end,
+            "wanted rows must be in ascending order, each once");
     require(out.shape(0) == wanted.size() && int64_t(out.shape(1)) == decoder.shape().hidden,
             "out must be [wanted rows, hidden size]");
     const SegmentView segments = checked_segments(

@@ -34,6 +34,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
     // The segments of each block of rows, in order of position: counted, then filled in
     std::vector<int64_t> filled(size_t(num_blocks) + 1, 0);
     auto each_block = [&](int64_t segment, auto&& act) {
+        if (segments.row_begin[segment] == segments.row_end[segment]) return;
         for (int64_t b = segments.row_begin[segment] / ATTENTION_ROWS;
              b <= (segments.row_end[segment] - 1) / ATTENTION_ROWS; ++b)
             act(b);

@@ -196,7 +196,7 @@ static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin,
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     const float *cos = cos_sin, *sin = cos_sin + half;
     for (int64_t i = 0; i < stride; ++i) scratch[i] = 0.0f;  // the padding behind head_dim stays zero
-    for (int64_t head = 0; head < shape.num_heads; ++head) {
+    for (int64_t head = 0; head < shape.num_heads && row >= 0; ++head) {
         const float* from = qkv + head * dim;
         if (shape.query_norm) {
             rms_norm(from, shape.query_norm, dim, shape.eps, scratch);

@@ -41,7 +41,8 @@ struct Inputs {
     float* f32;                // [rows][k]
 };
 
-inline int64_t even(int64_t n) { return (n + 1) & ~int64_t(1); }
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t even(int64_t n) { return round_up(n, 2); }
 
 // Keys and values of one layer: record (head, slot) at (head * num_slots + slot) * 2 * stride elements, the key
 // first, the value `stride` elements behind it.
@@ -52,7 +53,7 @@ struct KVLayer {
     bool is_f32;
 };
 
-// The plan of `ramet.model_io.Segments`, and the positions of the rows.
+// The plan of `ramet.model_io.Segments`, and the positions of the rows. A segment may have no row.
 struct SegmentView {
     const int32_t* row_begin;
     const int32_t* row_end;
@@ -127,7 +128,8 @@ struct Kernels {
     void (*convert)(const float* x, int64_t row, const Inputs& to);
     void (*silu_multiply)(const float* gate, const float* up, int64_t n, float* out);
     void (*embed)(const Matrix& w, int64_t id, float* out);
-    // One row: rotates queries and keys by cos_sin [2][head_dim / 2], writes queries, keys and values.
+    // One row: rotates queries and keys by cos_sin [2][head_dim / 2], writes queries (none if `row` is negative),
+    // keys and values.
     void (*rope)(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
                  void* queries, const KVLayer& kv, float* scratch);
     // The record of one head and slot. `scratch` has room for `stride` floats (`rope`: twice that).
