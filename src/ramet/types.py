@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from ramet.checks import check_int
+from ramet.checks import check_int, check_ints
 from ramet.errors import InvalidRequest, UnsupportedFeature
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
@@ -112,11 +112,7 @@ class Prompt:
         if isinstance(value, Sequence):
             if not value:
                 raise InvalidRequest("prompt must not be empty")
-            token_ids: list[int] = []
-            for token_id in value:
-                check_int("prompt token id", token_id, 0)
-                token_ids.append(int(token_id))
-            return cls((Tokens(tuple(token_ids)),))
+            return cls((Tokens(tuple(check_ints("prompt token id", value, 0))),))
         raise InvalidRequest(f"prompt must be a string or a list of token ids, got {type(value).__name__}")
 
     @classmethod

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ramet.checks import check_int
+from ramet.checks import check_ints
 from ramet.engine.messages import AddRequest
 from ramet.errors import InvalidRequest
 from ramet.scheduler.request import RawLogprob, RequestOutput
@@ -130,9 +130,8 @@ def encode_continuation(given: object, where: str, tokenizer: Tokenizer) -> tupl
         return given, token_ids
     if not isinstance(given, Sequence) or not given:
         raise InvalidRequest(f"{where} must be a string or a non-empty list of token ids")
-    for token_id in given:
-        check_int(f"{where}: a token id", token_id, 0)
-    return tokenizer.vocab.display(given), list(given)
+    token_ids = check_ints(f"{where}: a token id", given, 0)
+    return tokenizer.vocab.display(token_ids), token_ids
 
 
 class Scorer:

@@ -41,7 +41,7 @@ struct PairMath {
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
         return dot2(acc, load_bytes(b), broadcast4(a));
     }
-    RAMET_INLINE F32 exponential(F32 x) { return exp2_rough(x); }
+    RAMET_INLINE F32 exponential(F32 x) { return exp2_for_bf16(x); }
     RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
 };
 #endif
@@ -129,15 +129,25 @@ struct ChunkLayout<PairMath> {
 };
 #endif
 
-// ---- the running softmax of one query: `stride` values, then the peak and the total
+// ---- the running softmax of one query: `stride` values, then, while a span is at work, LANES parts of the total, and
+// ---- once it is closed, the peak and the total
 
 RAMET_INLINE float& peak_of(float* record, int64_t stride) { return record[stride]; }
 RAMET_INLINE float& total_of(float* record, int64_t stride) { return record[stride + 1]; }
 
+RAMET_INLINE void open(float* record, int64_t stride) {
+    for (int64_t d = 0; d <= stride; d += LANES) store(record + d, zero());
+}
+
+RAMET_INLINE void close(float* record, int64_t stride, float peak) {
+    const float total = sum(load(record + stride));
+    peak_of(record, stride) = peak;
+    total_of(record, stride) = total;
+}
+
 RAMET_INLINE void clear(float* record, int64_t stride) {
-    for (int64_t d = 0; d < stride; d += LANES) store(record + d, zero());
+    open(record, stride);
     peak_of(record, stride) = NOTHING;
-    total_of(record, stride) = 0;
 }
 
 RAMET_INLINE float exp2_scalar(float x) {
@@ -176,10 +186,10 @@ struct Chunk {
     const typename Math::Element* values;
 };
 
-// A query's scores of a chunk, and its weights, stand CHUNK apart.
+// A query's scores of a chunk, and its weights, stand CHUNK apart. `most` gets the largest score of each lane.
 template <class Math, int R, int V>
 static inline __attribute__((always_inline)) void score(const typename Math::Element* queries, int64_t stride,
-                                                        const Chunk<Math>& chunk, float* scores) {
+                                                        const Chunk<Math>& chunk, float* scores, float* most) {
     constexpr int P = Math::PER_STEP;
     F32 acc[R][V];
     for (int r = 0; r < R; ++r)
@@ -190,8 +200,24 @@ static inline __attribute__((always_inline)) void score(const typename Math::Ele
             for (int v = 0; v < V; ++v)
                 acc[r][v] = Math::multiply(acc[r][v], keys + v * LANES * P, queries + r * stride + d);
     }
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+        F32 largest = acc[r][0];
+        for (int v = 1; v < V; ++v) largest = max(acc[r][v], largest);
+        store(most + r * LANES, largest);
         for (int v = 0; v < V; ++v) store(scores + r * CHUNK + v * LANES, acc[r][v]);
+    }
+}
+
+// From scores to weights; their sum joins the parts of the total, of which `keep` is kept.
+template <class Math, int V>
+RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, typename Math::Element* weights) {
+    const F32 peak_all = set1(peak);
+    F32 weight[V];
+    for (int v = 0; v < V; ++v) weight[v] = Math::exponential(load(scores + v * LANES) - peak_all);
+    F32 sum = weight[0];
+    for (int v = 1; v < V; ++v) sum = sum + weight[v];
+    store(total, fma(load(total), set1(keep), sum));
+    for (int v = 0; v < V; ++v) Math::put(weights + v * LANES, weight[v]);
 }
 
 template <class Math, int R, int V>
@@ -228,57 +254,65 @@ RAMET_INLINE void for_tiles(int count, const Do& each) {
     for (; q < count; ++q) each(Tile<1>{}, q);
 }
 
-// Up to QUERY_BATCH queries against a chunk; `last_key[q]` is the last key query q may see. All scores first, then
-// all weights, then all sums: each stretch has enough queries that none waits for another.
+// Calls each(Vectors<V>{}) with the V vectors that the keys up to `last` of a chunk take.
+template <int V>
+struct Vectors {
+    static constexpr int count = V;
+};
+
+template <class Do>
+RAMET_INLINE void for_vectors(int last, const Do& each) {
+    switch (last / LANES) {
+        case 0: each(Vectors<1>{}); break;
+        case 1: each(Vectors<2>{}); break;
+        case 2: each(Vectors<3>{}); break;
+        default: each(Vectors<CHUNK_VECTORS>{});
+    }
+}
+
+// Up to QUERY_BATCH queries against a chunk; `last_key[q]` is the last key query q may see, `peaks[q]` its largest score
+// so far. All scores first, then all weights, then all sums: each stretch has enough queries that none waits for another.
 template <class Math>
 static void attend_batch(const typename Math::Element* queries, int count, int64_t stride, const Chunk<Math>& chunk,
-                         const int* last_key, float* records, int64_t record_floats, Ahead& ahead, int ask) {
-    alignas(64) float scores[QUERY_BATCH * CHUNK];
+                         const int* last_key, float* peaks, float* records, int64_t record_floats, Ahead& ahead,
+                         int ask) {
+    alignas(64) float scores[QUERY_BATCH * CHUNK], most[LANES * LANES] = {};
     int tile_last[QUERY_BATCH];  // keys that no query of a tile may see would only add zeros to it
     for_tiles(count, [&](auto tile, int q) {
         constexpr int R = decltype(tile)::rows;
         int last = 0;
         for (int r = 0; r < R; ++r) last = last_key[q + r] > last ? last_key[q + r] : last;
         for (int r = 0; r < R; ++r) tile_last[q + r] = last;
-        const typename Math::Element* of_tile = queries + q * stride;
-        float* to = scores + q * CHUNK;
-        switch (last / LANES) {
-            case 0: score<Math, R, 1>(of_tile, stride, chunk, to); break;
-            case 1: score<Math, R, 2>(of_tile, stride, chunk, to); break;
-            case 2: score<Math, R, 3>(of_tile, stride, chunk, to); break;
-            default: score<Math, R, CHUNK_VECTORS>(of_tile, stride, chunk, to);
-        }
+        for_vectors(last, [&](auto vectors) {
+            score<Math, R, decltype(vectors)::count>(queries + q * stride, stride, chunk, scores + q * CHUNK,
+                                                     most + q * LANES);
+        });
         ahead.ask(ask);
     });
 
-    const F32 nothing = set1(NOTHING);
-    alignas(64) float peak[QUERY_BATCH], keep[QUERY_BATCH + LANES] = {};
-    for (int q = 0; q < count; ++q) {
-        F32 most = nothing;
-        for (int v = 0; v <= tile_last[q] / LANES; ++v) {
+    for (int q = 0; q < count; ++q) {  // keys that a query may not see
+        const int num_vectors = tile_last[q] / LANES + 1;
+        if (last_key[q] == num_vectors * LANES - 1) continue;
+        F32 largest = set1(NOTHING);
+        for (int v = 0; v < num_vectors; ++v) {
             float* at = scores + q * CHUNK + v * LANES;
-            if (last_key[q] < v * LANES + LANES - 1)
-                store(at, replace_from(load(at), last_key[q] + 1 - v * LANES, nothing));
-            most = max(load(at), most);
+            store(at, replace_from(load(at), last_key[q] + 1 - v * LANES, set1(NOTHING)));
+            largest = max(load(at), largest);
         }
-        const float old = peak_of(records + q * record_floats, stride), found = maximum(most);
-        peak[q] = found > old ? found : old;
-        keep[q] = old - peak[q];
+        store(most + q * LANES, largest);
     }
-    for (int q = 0; q < count; q += LANES) store(keep + q, exp2_rough(load(keep + q)));
+    alignas(64) float peak[LANES], keep[LANES];
+    const F32 old = load_first(peaks, count), now = max(maxima16(most), old);
+    store(peak, now);
+    store(keep, exp2_rough(old - now));
+    store_first(peaks, now, count);
+
     alignas(64) typename Math::Element weights[QUERY_BATCH * CHUNK];
-    for (int q = 0; q < count; ++q) {
-        const F32 peak_all = set1(peak[q]);
-        F32 total = zero();
-        for (int v = 0; v <= tile_last[q] / LANES; ++v) {
-            F32 weight = Math::exponential(load(scores + q * CHUNK + v * LANES) - peak_all);
-            total = total + weight;
-            Math::put(weights + q * CHUNK + v * LANES, weight);
-        }
-        float* record = records + q * record_floats;
-        peak_of(record, stride) = peak[q];
-        total_of(record, stride) = total_of(record, stride) * keep[q] + sum(total);
-    }
+    for (int q = 0; q < count; ++q)
+        for_vectors(tile_last[q], [&](auto vectors) {
+            soften<Math, decltype(vectors)::count>(scores + q * CHUNK, peak[q], keep[q],
+                                                   records + q * record_floats + stride, weights + q * CHUNK);
+        });
 
     for_tiles(count, [&](auto tile, int q) {
         constexpr int R = decltype(tile)::rows;
@@ -304,6 +338,7 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
     Element* values = keys + CHUNK * stride;
     auto* totals = reinterpret_cast<float*>(values + CHUNK * stride);
     float* spans = totals + ATTENTION_ROWS * group * record_floats;
+    float* peaks = spans + ATTENTION_ROWS * group * record_floats;
     const auto* queries = static_cast<const Element*>(shape.queries) +
                           (unit.kv_head * shape.num_rows + unit.row_begin) * group * stride;
     const char* pool = static_cast<const char*>(kv.data) + unit.kv_head * kv.num_slots * 2 * stride * element_bytes;
@@ -311,14 +346,15 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
         for (int64_t q = 0; q < num_queries; ++q) clear(totals + q * record_floats, stride);
 
     int64_t span = -1, num_spans_done = 0;
+    float* current = spans;
     auto end_span = [&] {
+        for (int64_t q = 0; q < num_queries; ++q) close(current + q * record_floats, stride, peaks[q]);
         if (unit.partials) {
             ++num_spans_done;
             return;
         }
         for (int64_t q = 0; q < num_queries; ++q) fold(totals + q * record_floats, spans + q * record_floats, stride);
     };
-    float* current = spans;
     for (int64_t index = 0; index < unit.num_segments; ++index) {
         const int32_t segment = unit.segments[index];
         const int64_t first = plan.first_position[segment];
@@ -326,7 +362,10 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
             if (span >= 0) end_span();
             span = first / SPAN;
             if (unit.partials) current = unit.partials + num_spans_done * num_queries * record_floats;
-            for (int64_t q = 0; q < num_queries; ++q) clear(current + q * record_floats, stride);
+            for (int64_t q = 0; q < num_queries; ++q) {
+                open(current + q * record_floats, stride);
+                peaks[q] = NOTHING;
+            }
         }
         int64_t begin = plan.row_begin[segment], end = plan.row_end[segment];
         begin = begin > unit.row_begin ? begin : unit.row_begin;
@@ -364,8 +403,8 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
                 const int64_t last = plan.positions[unit.row_begin + (q + i) / group] - first;
                 last_key[i] = last < count - 1 ? int(last) : count - 1;
             }
-            attend_batch<Math>(queries + q * stride, batch, stride, chunk, last_key, current + q * record_floats,
-                               record_floats, ahead, ask);
+            attend_batch<Math>(queries + q * stride, batch, stride, chunk, last_key, peaks + q,
+                               current + q * record_floats, record_floats, ahead, ask);
         }
     }
     if (span >= 0) end_span();
@@ -386,7 +425,7 @@ static void attend(const AttentionShape& shape, const KVLayer& kv, const Segment
 }
 
 static int64_t attend_scratch(int64_t stride, int64_t group) {
-    return (2 * CHUNK * stride + 2 * ATTENTION_ROWS * group * partial_floats(stride)) * int64_t(sizeof(float));
+    return (2 * CHUNK * stride + ATTENTION_ROWS * group * (2 * partial_floats(stride) + 1)) * int64_t(sizeof(float));
 }
 
 static void merge(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t row, const float* partials,

@@ -91,6 +91,24 @@ RAMET_INLINE F32 reciprocal(F32 x) {
 }
 RAMET_INLINE float sum(F32 a) { return _mm512_reduce_add_ps(a.v); }
 RAMET_INLINE float maximum(F32 a) { return _mm512_reduce_max_ps(a.v); }
+// Lane i is the largest of the 16 values at p + 16 * i; 16 such vectors are read. The order of the arguments of
+// each step keeps them so: pairs, fours, eights, all.
+RAMET_INLINE F32 maxima16(const float* p) {
+    __m512 r[16];
+    for (int i = 0; i < 8; ++i) {
+        __m512 a = _mm512_loadu_ps(p + 32 * i), b = _mm512_loadu_ps(p + 32 * i + 16);
+        r[i] = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    for (int i = 0; i < 4; ++i) {
+        __m512d a = _mm512_castps_pd(r[2 * i]), b = _mm512_castps_pd(r[2 * i + 1]);
+        r[i] = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    for (int n = 2; n > 0; n /= 2)
+        for (int i = 0; i < n; ++i)
+            r[i] = _mm512_max_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x88),
+                                 _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xdd));
+    return {r[0]};
+}
 
 // Lanes first .. 15 become `other`.
 RAMET_INLINE F32 replace_from(F32 a, int first, F32 other) {
@@ -128,6 +146,15 @@ RAMET_INLINE F32 exp2_rough(F32 x) {
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314718056e-1f));
     y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
     return {_mm512_scalef_ps(y, whole)};
+}
+
+// 2^x to 8e-5, which bf16 cannot tell, for finite x (and not-a-number).
+RAMET_INLINE F32 exp2_for_bf16(F32 x) {
+    __m512 f = _mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF), y = _mm512_set1_ps(7.802452e-2f);
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.2606716e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9583354e-1f));
+    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.9992522e-1f));
+    return {_mm512_scalef_ps(y, x.v)};
 }
 
 // The largest magnitude. Compares bits, so that not-a-number is larger than anything.

@@ -33,6 +33,11 @@ RAMET_INLINE float maximum(F32 x) {
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
 }
+RAMET_INLINE F32 maxima16(const float* p) {
+    alignas(64) float all[16];
+    for (int i = 0; i < 16; ++i) all[i] = maximum(load(p + 16 * i));
+    return load(all);
+}
 
 RAMET_INLINE F32 replace_from(F32 x, int first, F32 other) {
     __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), limit = _mm256_set1_epi32(first);

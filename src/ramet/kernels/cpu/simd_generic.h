@@ -67,6 +67,11 @@ RAMET_INLINE float maximum(F32 x) {
     for (int i = 1; i < 16; ++i) m = x.q[i / 4][i % 4] > m ? x.q[i / 4][i % 4] : m;
     return m;
 }
+RAMET_INLINE F32 maxima16(const float* p) {
+    alignas(64) float all[16];
+    for (int i = 0; i < 16; ++i) all[i] = maximum(load(p + 16 * i));
+    return load(all);
+}
 RAMET_INLINE F32 replace_from(F32 x, int first, F32 other) {
     for (int i = first < 0 ? 0 : first; i < 16; ++i) x.q[i / 4][i % 4] = other.q[i / 4][i % 4];
     return x;
