@@ -41,7 +41,7 @@ struct PairMath {
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
         return dot2(acc, load_bytes(b), broadcast4(a));
     }
-    RAMET_INLINE F32 exponential(F32 x) { return exp2_for_bf16(x); }
+    RAMET_INLINE F32 exponential(F32 x) { return exp2_rough(x); }
     RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
 };
 #endif

@@ -148,15 +148,6 @@ RAMET_INLINE F32 exp2_rough(F32 x) {
     return {_mm512_scalef_ps(y, whole)};
 }
 
-// 2^x to 8e-5, which bf16 cannot tell, for finite x (and not-a-number).
-RAMET_INLINE F32 exp2_for_bf16(F32 x) {
-    __m512 f = _mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF), y = _mm512_set1_ps(7.802452e-2f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.2606716e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9583354e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.9992522e-1f));
-    return {_mm512_scalef_ps(y, x.v)};
-}
-
 // The largest magnitude. Compares bits, so that not-a-number is larger than anything.
 RAMET_INLINE float largest_magnitude(F32 a, F32 b) {
     __m512i mask = _mm512_set1_epi32(0x7fffffff);
