@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -96,7 +97,8 @@ def main() -> None:
                 "process": partial(run_in_process, backend, stream=stream),
                 "http": partial(run_over_http, server.url, stream=stream),
             }
-            rates = asyncio.run(measure(ways, loads))
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # the server's, too
+                rates = runner.run(measure(ways, loads))
             ratios = [http / alone for http, alone in zip(rates["http"], rates["process"], strict=True)]
             table.add_row(
                 kind,

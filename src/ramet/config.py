@@ -100,6 +100,11 @@ class ServerConfig:
         (), "Requests must carry this key, or another one of several. Default: everybody is let in.",
         flag="--api-key", metavar="KEY", secret=True,
     )  # fmt: skip
+    admin_keys: tuple[str, ...] = option(
+        (), "Only who has this key, or another one of several, may flush the cache and ask for a priority "
+        "below 0. Default: everybody may.",
+        flag="--admin-key", metavar="KEY", secret=True,
+    )  # fmt: skip
     served_model_name: str | None = option(None, "What clients call the model. Default: its own name.")
     max_requests: int = option(
         4096, "Requests in flight, waiting ones included; others are told to come back."
@@ -134,5 +139,5 @@ class ServerConfig:
         for name in ("drain_seconds", "max_lease_seconds"):
             if not getattr(self, name) >= 0:
                 raise InvalidRequest(f"{name} must not be negative, got {getattr(self, name)!r}")
-        if not all(self.api_keys):
+        if not all((*self.api_keys, *self.admin_keys)):
             raise InvalidRequest("an API key must not be empty")

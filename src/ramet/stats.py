@@ -21,6 +21,7 @@ class EngineStats:
         evicted_tokens: tokens whose KV was dropped to make room, or by a flush.
         preemptions: times a running request had to give way because slots ran out.
         grammars_compiled: constraints compiled; those that were found compiled do not count.
+        grammar_compile_seconds: what that took, on a thread of its own.
         running, waiting: requests now; those whose constraint is being compiled are waiting.
         leased_tokens: tokens that leases keep now.
         free_slots, total_slots: of the KV pool now; slots that are not free may still be evictable.
@@ -37,6 +38,7 @@ class EngineStats:
     evicted_tokens: int = 0
     preemptions: int = 0
     grammars_compiled: int = 0
+    grammar_compile_seconds: float = 0.0
     running: int = 0
     waiting: int = 0
     leased_tokens: int = 0

@@ -88,5 +88,7 @@ def test_every_option_of_the_engine_and_the_server_is_a_flag(kind):
 
 
 def test_secrets_are_not_printed():
-    config = ServerConfig(api_keys=("open-sesame",), ssl_keyfile_password="open-barley")
+    config = ServerConfig(
+        api_keys=("open-sesame",), admin_keys=("open-wheat",), ssl_keyfile_password="open-barley"
+    )
     assert "open" not in repr(config)

@@ -63,6 +63,7 @@ def test_help_shows_the_options_of_the_engine_and_the_server(ramet):
         (["--stall-seconds", "0"], "stall_seconds must be greater than 0"),
         (["--api-key", ""], "an API key must not be empty"),
         (["--api-key-file", "no-such-file"], "--api-key-file: cannot read no-such-file"),
+        (["--admin-key-file", "no-such-file"], "--admin-key-file: cannot read no-such-file"),
         (["--port", "0", "no-such-model.gguf"], "there is no model at no-such-model.gguf"),
         (["--port", "0", "--max-batch-tokens", "0"], "max_batch_tokens must be an integer of at least 1"),
     ],

@@ -82,7 +82,11 @@ REPORTS = st.one_of(
         hide_last_token=st.booleans(),
         num_cached_tokens=IDS,
     ),
-    st.builds(Reply, CALLS, st.booleans() | st.builds(EngineStats, steps=CALLS, waiting=CALLS)),
+    st.builds(
+        Reply,
+        CALLS,
+        st.booleans() | st.builds(EngineStats, steps=CALLS, grammar_compile_seconds=st.floats(0, 1e9)),
+    ),
     st.builds(
         Ready,
         st.builds(

@@ -130,8 +130,11 @@ def test_requests_of_a_batch_have_their_own_constraints_or_none():
 def test_equal_constraints_are_compiled_once():
     backend = random_backend()
     run_sync(ask_all(backend, [Regex(PATTERNS[0])] * 20))
+    seconds = run_sync(backend.stats()).grammar_compile_seconds
     run_sync(ask(backend, Regex(PATTERNS[0])))
-    assert run_sync(backend.stats()).grammars_compiled == 1
+    stats = run_sync(backend.stats())
+    assert stats.grammars_compiled == 1
+    assert 0 < stats.grammar_compile_seconds == seconds
     backend.shutdown()
 
 

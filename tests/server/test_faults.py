@@ -161,6 +161,26 @@ def test_what_is_no_http_is_refused():
             still_serves(host)
 
 
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nA: ", b"a" * 4096),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n", b"A: a\r\n" * 1000),
+        (
+            b"POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"A: a\r\n" * 1000,
+        ),
+    ],
+    ids=["a header", "headers", "trailers"],
+)
+def test_headers_without_an_end_are_cut_off(begin, more):
+    with hosted(echo()) as host, host.connect() as connection:
+        connection.sendall(begin)
+        with pytest.raises(OSError):
+            connection.sendall(more * 10_000)
+        still_serves(host)
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_a_body_of_50_megabytes_is_refused(chunked):
     piece = b" " * 1_000_000

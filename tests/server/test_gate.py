@@ -15,8 +15,8 @@ FOREVER = 3600.0
 
 async def echo(scope, receive, send):
     """Says who asked and how long the body was."""
-    body = (await receive())["body"]
-    facts = {"client": scope["state"].get("client_id"), "bytes": len(body)}
+    body, state = (await receive())["body"], scope["state"]
+    facts = {"client": state.get("client_id"), "is_admin": state.get("is_admin"), "bytes": len(body)}
     await JSONResponse(facts)(scope, receive, send)
 
 
@@ -100,6 +100,83 @@ async def test_health_is_open_and_metrics_are_not():
     door = Door(api_keys=("first",))
     assert (await door.ask("GET", "/health")).status_code == 200
     assert (await door.ask("GET", "/metrics")).status_code == 401
+
+
+@in_loop
+async def test_who_has_an_admin_key_is_a_client_and_an_admin():
+    door = Door(api_keys=("ordinary", "both"), admin_keys=("chief", "both"))
+    for key, is_admin in (("ordinary", False), ("chief", True), ("both", True)):
+        for headers in ({"Authorization": f"Bearer {key}"}, {"X-API-Key": key}):
+            seen = (await door.ask(headers=headers)).json()
+            assert seen["client"] and seen["is_admin"] is is_admin
+    for headers in ({}, {"X-API-Key": "neither"}):
+        assert (await door.ask(headers=headers)).status_code == 401
+
+
+@in_loop
+async def test_admin_keys_alone_shut_nobody_out():
+    door = Door(admin_keys=("chief",))
+    for headers in ({}, {"Authorization": "Bearer none"}):
+        seen = (await door.ask(headers=headers)).json()
+        assert (seen["client"], seen["is_admin"]) == ("", False)
+    seen = (await door.ask(headers={"Authorization": "Bearer chief"})).json()
+    assert seen["client"] and seen["is_admin"]
+
+
+@in_loop
+async def test_without_admin_keys_everybody_who_is_let_in_is_one():
+    assert (await Door().ask()).json()["is_admin"]
+    assert (await Door(api_keys=("key",)).ask(headers={"X-API-Key": "key"})).json()["is_admin"]
+
+
+# --------------------------------------------------------------------------------------------- web pages
+
+
+@in_loop
+async def test_web_pages_of_other_origins_are_refused():
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site"},  # an image, a link: no Origin
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://ramet:3000"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://ramet"},
+        {
+            "Origin": "http://elsewhere"
+        },  # a browser that does not trust the connection sends no Sec-Fetch-Site
+        {"Origin": "http://ramet:3000"},
+        {"Origin": "null"},
+    ):
+        refused = await Door(cors_origins=("http://friend",)).ask(headers=headers)
+        assert (refused.status_code, code(refused)) == (403, "cross_origin"), headers
+        assert "--cors-origin" in refused.json()["error"]["message"]
+
+
+@in_loop
+async def test_pages_of_the_server_itself_and_programs_are_not():
+    for headers in (
+        {},
+        {"Sec-Fetch-Site": "none"},  # typed into the address bar
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://outside"},  # a proxy has changed Host
+        {"Origin": "http://ramet"},
+        {"Origin": "https://Ramet"},  # a proxy does the HTTPS
+        {"Origin": "http://ramet:9000", "Host": "ramet:9000"},
+    ):
+        assert (await Door().ask(headers=headers)).status_code == 200, headers
+
+
+@in_loop
+async def test_pages_that_may_call_are_let_in():
+    page = {"Sec-Fetch-Site": "cross-site", "Origin": "http://friend"}
+    assert (await Door(cors_origins=("http://friend",)).ask(headers=page)).status_code == 200
+    assert (await Door(cors_origins=("*",)).ask(headers=page)).status_code == 200
+    assert (
+        await Door(cors_origins=("http://friend",)).ask(headers={"Origin": "http://friend"})
+    ).status_code == 200
+
+
+@in_loop
+async def test_any_page_may_ask_for_health_and_no_more():
+    page = {"Sec-Fetch-Site": "cross-site"}
+    assert (await Door().ask("GET", "/health", headers=page)).status_code == 200
+    assert (await Door().ask("GET", "/metrics", headers=page)).status_code == 403
 
 
 # ------------------------------------------------------------------------------------------------ limits

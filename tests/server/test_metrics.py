@@ -115,6 +115,7 @@ def test_constraints():
 
     seen = measured(random_backend(), work)
     assert seen["ramet_grammars_compiled_total"] == 1
+    assert seen["ramet_grammar_compile_seconds_total"] > 0
     assert seen["ramet_jump_forward_tokens_total"] > 0
 
 

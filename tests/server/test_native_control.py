@@ -90,6 +90,40 @@ def test_a_flush_frees_every_slot(ask, method):
     assert stats["free_slots"] == stats["total_slots"]
 
 
+def test_with_admin_keys_only_their_holders_flush_the_cache():
+    with asking(parrot("hello"), api_keys=("key",), admin_keys=("chief",)) as ask:
+        for method in ("GET", "POST"):
+            refused = ask("/flush_cache", method=method, headers=KEY)
+            assert refused.status_code == 403
+            assert "admin key" in refused.json()["error"]["message"]
+            flushed = ask("/flush_cache", method=method, headers={"X-API-Key": "chief"})
+            assert flushed.json() == {"success": True}
+
+
+def test_admin_keys_alone_ask_no_key_for_anything_else():
+    with asking(parrot("hello"), admin_keys=("chief",)) as ask:
+        assert ask("/generate", {"text": "say>"}).json()["text"] == "hello"
+        assert ask("/flush_cache").status_code == 403
+
+
+def test_pages_that_may_call_get_an_answer_to_their_preflight_and_others_to_nothing():
+    with asking(parrot("hello"), api_keys=("key",), cors_origins=("http://friend",)) as ask:
+
+        def page(origin, **headers):
+            return {"Origin": origin, "Sec-Fetch-Site": "cross-site", **headers}
+
+        wants = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        for origin, statuses in (("http://friend", (200, 200)), ("http://foe", (400, 403))):
+            preflight = ask("/generate", method="OPTIONS", headers=page(origin, **wants))
+            response = ask("/generate", {"text": "say>"}, headers=page(origin, **KEY))
+            assert (preflight.status_code, response.status_code) == statuses
+            allowed = [each.headers.get("Access-Control-Allow-Origin") for each in (preflight, response)]
+            assert allowed == [origin if statuses == (200, 200) else None] * 2
+
+
 async def streaming(client, rid, **options):
     """A request that runs until it is aborted; returns its response when it has ended."""
     body = {"text": "x", "rid": rid, "sampling_params": {"max_tokens": 8000, "ignore_eos": True}}
@@ -151,9 +185,11 @@ def test_every_path_is_documented_with_the_statuses_it_has():
     paths = create_app(engine, ServerConfig()).openapi()["paths"]
     engine.shutdown()
     for path in ("/generate", "/score", "/cache_prefix", "/concate_and_append_request", "/tokenize"):
-        assert {"200", "400", "401", "413", "429", "499", "503"} <= paths[path]["post"]["responses"].keys()
+        assert {"200", "400", "401", "403", "413", "429", "499", "503"} <= paths[path]["post"][
+            "responses"
+        ].keys()
     for path in ("/health", "/health_generate", "/server_info", "/get_model_info", "/flush_cache"):
-        assert {"200", "503"} <= paths[path]["get"]["responses"].keys()
+        assert {"200", "403", "503"} <= paths[path]["get"]["responses"].keys()
 
 
 def test_a_prefix_is_cached_before_it_is_asked_for():

@@ -28,7 +28,7 @@ from ramet.config import EngineConfig, ServerConfig
 from ramet.errors import InvalidRequest
 from ramet.model_card import ModelCard
 
-_SERVER_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
+_SERVER_PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
 
 
 @takes_options
@@ -42,6 +42,10 @@ def serve(
             help="More keys, one per line: on the command line, everybody on this machine can read them.",
             show_default=False,
         ),
+    ] = None,
+    admin_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More admin keys, one per line.", show_default=False),
     ] = None,
     log_requests: Annotated[bool, typer.Option(help="Log a line per request.")] = True,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, an object per line.")] = False,
@@ -66,7 +70,11 @@ def serve(
     _require_server_packages()
     log_to_stderr(as_json=log_json, requests=log_requests)
     if api_key_file is not None:
-        server = replace(server, api_keys=(*server.api_keys, *_read_keys(api_key_file)))
+        server = replace(server, api_keys=(*server.api_keys, *_read_keys(api_key_file, "--api-key-file")))
+    if admin_key_file is not None:
+        server = replace(
+            server, admin_keys=(*server.admin_keys, *_read_keys(admin_key_file, "--admin-key-file"))
+        )
     if not (server.api_keys or _is_loopback(server.host)):
         warn(f"anybody who can reach {server.host} can use this server: pass --api-key-file or --api-key")
     allow_many_connections()
@@ -109,14 +117,14 @@ def _require_server_packages() -> None:
         raise InvalidRequest(f"ramet serve needs {', '.join(missing)}: pip install 'ramet[server]'")
 
 
-def _read_keys(path: Path) -> tuple[str, ...]:
+def _read_keys(path: Path, flag: str) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"--api-key-file: cannot read {path}: {error}") from error
+        raise InvalidRequest(f"{flag}: cannot read {path}: {error}") from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
-        raise InvalidRequest(f"--api-key-file: there is no key in {path}")
+        raise InvalidRequest(f"{flag}: there is no key in {path}")
     return keys
 
 

@@ -7,6 +7,7 @@ being refused. Needs the ``server`` extra. Knows engines by what it is given to 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ramet.cli.listening import BACKLOG, url_of
 from ramet.config import ServerConfig
@@ -135,6 +136,7 @@ class ServerProcess(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        gc.freeze()  # what is loaded stays: a collection that looks through it holds everybody up
         if self.started and not self.should_exit:
             self._on_ready()
 
@@ -184,15 +186,34 @@ def _stop_at_end_of_stdin() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's HTTP, which would wait for ever for the head of a request."""
+class ImpatientProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which would wait for ever for the head of a request, and read heads of any size."""
 
     patience_seconds = 30.0
     _timer: asyncio.TimerHandle | None = None
+    _unused_bytes = 0  # received since the parser last had something to tell: parts of a head, or of trailers
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait_for(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._unused_bytes += len(data)
+        super().data_received(data)
+        if self._unused_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The head of a request may have {MAX_HEAD_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self._unused_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unused_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unused_bytes = 0
+        super().on_message_complete()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:
@@ -225,7 +246,6 @@ def _uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,  # the requests have ended by then: this is for responses nobody reads
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ssl_certfile=config.ssl_certfile,
         ssl_keyfile=config.ssl_keyfile,
         ssl_keyfile_password=config.ssl_keyfile_password,

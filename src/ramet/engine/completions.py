@@ -5,6 +5,7 @@ Invariant: the work for a token does not grow with the length of its completion.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ramet.checks import check_ints
@@ -79,6 +80,27 @@ class Collector:
             stop_reason=last.stop_reason,
             logprobs=tuple(self._logprobs) if self._wants_logprobs else None,
         )
+
+
+class Arrived:
+    """Outputs that a stream has not given out: what comes while its reader is busy goes into one chunk."""
+
+    def __init__(self) -> None:
+        self._outputs: list[RequestOutput] = []
+        self._reader: asyncio.Future[None] | None = None
+
+    def put(self, outputs: list[RequestOutput]) -> None:
+        self._outputs += outputs
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def take(self) -> list[RequestOutput]:
+        """All of them, as soon as there are some. One reader at a time."""
+        while not self._outputs:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        taken, self._outputs = self._outputs, []
+        return taken
 
 
 def chunks_of(outputs: Iterable[RequestOutput], collectors: Mapping[str, Collector]) -> Iterator[Chunk]:

@@ -103,8 +103,12 @@ class EngineCore:
         return outputs
 
     def stats(self) -> EngineStats:
-        num_compiled = 0 if self._grammars is None else self._grammars.num_compiled
-        return replace(self.scheduler.stats(), grammars_compiled=num_compiled)
+        stats, grammars = self.scheduler.stats(), self._grammars
+        if grammars is None:
+            return stats
+        return replace(
+            stats, grammars_compiled=grammars.num_compiled, grammar_compile_seconds=grammars.compile_seconds
+        )
 
     def close(self) -> None:
         if self._grammars is not None:

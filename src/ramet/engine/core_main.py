@@ -7,6 +7,7 @@ gone. Signals that people send to a whole group of processes are left to the par
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import shutil
@@ -54,6 +55,7 @@ def _serve(start: Start, messages: zmq.Socket[bytes], reports: zmq.Socket[bytes]
         path = Path(start.path)
         core, card = build_core(start.config, path, load_tokenizer(path))
         loop = CoreLoop(core)
+        gc.freeze()  # what is loaded stays: a collection that looks through it holds up a step
         threading.Thread(target=_receive, args=(messages, loop), daemon=True).start()
         reports.send(encode([Ready(card, time.monotonic() - started)]))
         loop.run(lambda outputs: reports.send(encode(outputs)))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ramet.checks import check_float, check_int
-from ramet.engine.completions import Collector, Scorer, chunks_of, encode_continuation, encode_prompt
+from ramet.engine.completions import Arrived, Collector, Scorer, chunks_of, encode_continuation, encode_prompt
 from ramet.engine.messages import (
     Abort,
     AddRequest,
@@ -98,14 +98,11 @@ class LocalBackend:
         self, prompt: Prompt, params: SamplingParams, *, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncIterator[Chunk]:
         collectors = self._collectors(await self.encode(prompt), params, options)
-        arrived: asyncio.Queue[list[RequestOutput]] = asyncio.Queue()
+        arrived = Arrived()
         unfinished = len(collectors)
-        with self._submitted(collectors, arrived.put_nowait, streams=True):
+        with self._submitted(collectors, arrived.put, streams=True):
             while unfinished:
-                outputs = await arrived.get()
-                while not arrived.empty():  # what came while the caller was busy goes into one chunk
-                    outputs += arrived.get_nowait()
-                for chunk in chunks_of(outputs, collectors):
+                for chunk in chunks_of(await arrived.take(), collectors):
                     unfinished -= chunk.completion is not None
                     yield chunk
 

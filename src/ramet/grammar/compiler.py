@@ -58,6 +58,7 @@ class GrammarCompiler:
         self._waiting: Counter[Constraint] = Counter()  # how many callers for each that is under way
         self._workers = ThreadPoolExecutor(1, thread_name_prefix="ramet-grammar")
         self.num_compiled = 0
+        self.compile_seconds = 0.0
 
     def submit(self, constraint: Constraint) -> Future[Grammar]:
         """The grammar of a constraint, at once if it is known. Its exception is an `InvalidConstraint`."""
@@ -123,8 +124,9 @@ class GrammarCompiler:
     def _compile(self, constraint: Constraint) -> Grammar:
         started = time.perf_counter()
         grammar = self._grammar(constraint)
-        self.num_compiled += 1
         seconds = time.perf_counter() - started
+        self.num_compiled += 1
+        self.compile_seconds += seconds
         if seconds > SLOW_SECONDS:
             logger.info("compiled a %s constraint in %.1f s", type(constraint).__name__, seconds)
         return grammar

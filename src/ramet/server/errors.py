@@ -28,6 +28,7 @@ from ramet.errors import (
     RequestTimeout,
     UnsupportedFeature,
 )
+from ramet.wire.errors import CODES
 
 logger = logging.getLogger(__name__)
 
@@ -48,20 +49,20 @@ class ErrorBody(TypedDict):
     error: ErrorDetail
 
 
-_STATUSES: tuple[tuple[type[RametError], int, str, str | None], ...] = (
-    # the first that fits: status, type, code
-    (PromptTooLong, 400, "invalid_request_error", "context_length_exceeded"),
-    (InvalidConstraint, 400, "invalid_request_error", "invalid_constraint"),
-    (UnsupportedFeature, 400, "invalid_request_error", "unsupported_feature"),
-    (InvalidRequest, 400, "invalid_request_error", None),
-    (ModelNotFound, 404, "invalid_request_error", "model_not_found"),
-    (Overloaded, 429, "overloaded_error", "overloaded"),
-    (RequestAborted, CLIENT_CLOSED_REQUEST, "aborted", "request_aborted"),
-    (RequestTimeout, 504, "timeout_error", "request_timeout"),
-    (EngineDead, 503, "server_error", "engine_dead"),
-    (EngineError, 500, "server_error", "engine_error"),
-    (BackendError, 502, "server_error", "backend_error"),
-    (RametError, 500, "server_error", None),
+_STATUSES: tuple[tuple[type[RametError], int, str], ...] = (
+    # the first that fits: status, type
+    (PromptTooLong, 400, "invalid_request_error"),
+    (InvalidConstraint, 400, "invalid_request_error"),
+    (UnsupportedFeature, 400, "invalid_request_error"),
+    (InvalidRequest, 400, "invalid_request_error"),
+    (ModelNotFound, 404, "invalid_request_error"),
+    (Overloaded, 429, "overloaded_error"),
+    (RequestAborted, CLIENT_CLOSED_REQUEST, "aborted"),
+    (RequestTimeout, 504, "timeout_error"),
+    (EngineDead, 503, "server_error"),
+    (EngineError, 500, "server_error"),
+    (BackendError, 502, "server_error"),
+    (RametError, 500, "server_error"),
 )
 
 
@@ -71,9 +72,9 @@ def error_body(message: str, kind: str, code: str | None = None, param: str | No
 
 def describe(error: RametError) -> tuple[int, ErrorBody]:
     """The status and body of an error that was raised on purpose."""
-    for kind, status, name, code in _STATUSES:
+    for kind, status, name in _STATUSES:
         if isinstance(error, kind):
-            return status, error_body(str(error), name, code)
+            return status, error_body(str(error), name, CODES.get(kind))
     raise AssertionError(error)
 
 
@@ -87,7 +88,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route's documentation says about these statuses."""
     return {
         status: {"description": _phrase(status), "model": ErrorBody}
-        for status in sorted({*statuses, 400, 401, 405, 408, 413, 429, 499, 500, 503, 504})
+        for status in sorted({*statuses, 400, 401, 403, 405, 408, 413, 429, 499, 500, 503, 504})
     }
 
 
@@ -125,7 +126,7 @@ def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
     problem = error.errors()[0]
     path = ".".join(str(step) for step in problem["loc"] if step != "body")
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if not path or problem["type"] == "json_invalid":
+    if not path:
         return f"the body is not valid: {message}", None
     return f"{path}: {message}", path
 

@@ -1,4 +1,4 @@
-"""What every HTTP request passes before a route sees it: who it is, whether there is room, how large it is.
+"""What every HTTP request passes before a route sees it: who sends it, is there room, how large is it.
 
 A plain ASGI middleware. It reads the body, up to a limit of bytes and of seconds, so that a route never waits
 for a client, and writes one line to the log when the response has ended. Knows nothing of routes but the
@@ -14,6 +14,7 @@ import logging
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -25,7 +26,7 @@ from ramet.server.errors import CLIENT_CLOSED_REQUEST, error_body, error_respons
 access_log = logging.getLogger("ramet.server.access")
 
 OPEN_PATHS = frozenset({"/health"})
-"""Anybody may ask these, with or without a key, also when the server is full or stopping."""
+"""Anybody may ask these, any web page too, with or without a key; also a server that is full or stopping."""
 
 OBSERVED_PATHS = OPEN_PATHS | {"/metrics", "/server_info", "/get_server_info"}
 """These are answered even if the server is full or stopping: who watches it must see why."""
@@ -47,14 +48,18 @@ class Gate:
         self.num_turned_away = 0
         self.responses: Counter[tuple[str, int]] = Counter()
         self._config = config
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in config.api_keys]
+        self._api_keys = [_digest(key.encode()) for key in config.api_keys]
+        self._admin_keys = [_digest(key.encode()) for key in config.admin_keys]
 
     def refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Why this request may not come in; ``None`` if it may. Looks at its head only."""
         path = scope["path"]
         if path in OPEN_PATHS:
             return None
-        client_id = self._client_id(headers)
+        if self._is_from_another_origin(headers):
+            message = "a web page of another origin sent this; --cors-origin says which ones may call"
+            return error_response(403, error_body(message, "invalid_request_error", "cross_origin"))
+        client_id, is_admin = self._client(headers)
         if client_id is None:
             refused = error_response(
                 401, error_body("the API key is missing or wrong", "invalid_request_error", "invalid_api_key")
@@ -62,6 +67,7 @@ class Gate:
             refused.headers["WWW-Authenticate"] = "Bearer"
             return refused
         scope["state"]["client_id"] = client_id
+        scope["state"]["is_admin"] = is_admin
         if client_id:
             scope["state"]["log"]["client"] = client_id
         if path in OBSERVED_PATHS:
@@ -82,16 +88,28 @@ class Gate:
         message = f"the body is larger than {limit} bytes, the most this server takes"
         return error_response(413, error_body(message, "invalid_request_error", "body_too_large"))
 
-    def _client_id(self, headers: Headers) -> str | None:
-        """A name for the holder of a key that does not give the key away; "" without keys."""
-        if not self._keys:
-            return ""
+    def _is_from_another_origin(self, headers: Headers) -> bool:
+        """Whether a browser says that a web page sent this which is not ours and may not call."""
+        origin = headers.get("origin")
+        if "*" in self._config.cors_origins or origin in self._config.cors_origins:
+            return False
+        site = headers.get("sec-fetch-site")
+        if site is not None:  # decides where there is one: a proxy may have changed Host
+            return site not in ("same-origin", "none")
+        return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
+
+    def _client(self, headers: Headers) -> tuple[str | None, bool]:
+        """A name for who asks, and whether they may do what is for admins only.
+
+        The name does not give the key away. It is "" for who needs no key and has none that is known, and
+        ``None`` for who needs one.
+        """
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        candidate = hashlib.sha256(key.encode("latin-1")).digest()  # the bytes that were sent
-        # All keys are compared, each in constant time: how long it takes says nothing about them.
-        matches = [hmac.compare_digest(candidate, known) for known in self._keys]
-        return candidate.hex()[:16] if any(matches) else None
+        candidate = _digest(key.encode("latin-1"))  # the bytes that were sent
+        is_client, is_admin = _is_among(candidate, self._api_keys), _is_among(candidate, self._admin_keys)
+        stranger = None if self._api_keys else ""
+        return candidate.hex()[:16] if is_client or is_admin else stranger, is_admin or not self._admin_keys
 
 
 class GateMiddleware:
@@ -187,6 +205,16 @@ class _Visit:
             **self._scope["state"]["log"],
         }
         access_log.info("%s", _line(facts), extra={"facts": facts})
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _is_among(candidate: bytes, known: Iterable[bytes]) -> bool:
+    # All are compared, each in constant time: how long it takes says nothing about them.
+    matches = [hmac.compare_digest(candidate, each) for each in known]
+    return any(matches)
 
 
 def _route(scope: Scope) -> str:

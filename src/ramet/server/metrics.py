@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import Response
@@ -44,6 +46,7 @@ _COUNTERS = (  # name of the metric, field of `EngineStats`, what it counts
     ("steps", "steps", "Steps of the engine."),
     ("rows", "rows", "Tokens computed in all steps."),
     ("grammars_compiled", "grammars_compiled", "Constraints compiled."),
+    ("grammar_compile_seconds", "grammar_compile_seconds", "What that took, on a thread of its own."),
 )
 _GAUGES = (
     ("requests_running", "running", "Requests in the engine's steps now."),
@@ -62,7 +65,7 @@ class Metrics:
         self._stats: EngineStats | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._histograms = _Histograms(self._registry)
+        self._histograms = _Histograms()
 
     def measured(self, engine: ServedEngine) -> ServedEngine:
         """The same engine, its calls timed."""
@@ -78,7 +81,9 @@ class Metrics:
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """What is counted elsewhere (prometheus_client calls this)."""
+        """What there is (prometheus_client calls this)."""
+        for histogram in self._histograms.all:
+            yield histogram.family()
         responses = CounterMetricFamily(
             "ramet_http_responses", "Responses by route and status.", labels=("route", "status")
         )
@@ -107,20 +112,38 @@ class Metrics:
         yield GaugeMetricFamily("ramet_kv_slots_used", "Slots that hold KV, evictable ones included.", used)
 
 
+class _Histogram:
+    """How many values lie below each limit. prometheus_client's own takes a lock, for each token."""
+
+    def __init__(self, name: str, meaning: str, limits: Sequence[float]) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._limits = limits
+        self._counts = [0] * (len(limits) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._limits, value)] += 1
+        self._sum += value
+
+    def family(self) -> Metric:
+        names = [*(str(float(limit)) for limit in self._limits), "+Inf"]
+        buckets = list(zip(names, accumulate(self._counts), strict=True))
+        return HistogramMetricFamily(f"ramet_{self._name}", self._meaning, buckets, self._sum)
+
+
 class _Histograms:
-    """What is observed of every request."""
+    """What is observed of every request, on the event loop."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def histogram(name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(f"ramet_{name}", meaning, buckets=buckets, registry=registry)
-
-        self.first_token = histogram("time_to_first_token_seconds", "Of streams.", _WAITS)
-        self.gap = histogram(
+    def __init__(self) -> None:
+        self.first_token = _Histogram("time_to_first_token_seconds", "Of streams.", _WAITS)
+        self.gap = _Histogram(
             "inter_token_seconds", "Between chunks of a stream, per token of the later one.", _GAPS
         )
-        self.request = histogram("request_seconds", "From a request to its last token.", _DURATIONS)
-        self.prompt_length = histogram("request_prompt_tokens", "Of a prompt.", _LENGTHS)
-        self.output_length = histogram("request_output_tokens", "Of a completion.", _LENGTHS)
+        self.request = _Histogram("request_seconds", "From a request to its last token.", _DURATIONS)
+        self.prompt_length = _Histogram("request_prompt_tokens", "Of a prompt.", _LENGTHS)
+        self.output_length = _Histogram("request_output_tokens", "Of a completion.", _LENGTHS)
+        self.all = (self.first_token, self.gap, self.request, self.prompt_length, self.output_length)
 
 
 class _Stopwatch:

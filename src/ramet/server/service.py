@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
 
 from fastapi import Depends
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -51,12 +52,23 @@ class Service:
         if name and name not in (self.model_name, self.engine.card.name, "default"):
             raise ModelNotFound(f"the model {name!r} is not served here; this is {self.model_name!r}")
 
+    def check_admin(self, request: Request, action: str) -> None:
+        """
+        Raises:
+            HTTPException: 403, this server has admin keys, and the request carries none of them.
+        """
+        if not request.state.is_admin:
+            raise HTTPException(403, f"{action} needs an admin key (--admin-key) of this server")
+
     def options(self, request: Request, *, cache_salt: str | None, priority: int | None) -> RequestOptions:
         """Who asks, from the key they came with, and what they say about themselves.
 
         Raises:
             InvalidRequest: a value is out of range.
+            HTTPException: 403, the priority is for admins only.
         """
+        if priority is not None and priority < 0:
+            self.check_admin(request, "a priority below 0")
         client_id: str = request.state.client_id
         salt = cache_salt or ""
         if self.config.isolate_clients:

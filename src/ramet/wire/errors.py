@@ -1,7 +1,6 @@
 """Error bodies back to errors: a client of a server raises what an engine in its own process would.
 
-A body is ``{"error": {"message", "type", "param", "code"}}``, as OpenAI has it. What codes there are is for
-`ramet.server.errors` to say; a test holds the two together.
+A body is ``{"error": {"message", "type", "param", "code"}}``, as OpenAI has it.
 """
 
 from __future__ import annotations
@@ -26,17 +25,21 @@ from ramet.errors import (
     UnsupportedFeature,
 )
 
-_BY_CODE: Mapping[str, type[RametError]] = {
-    "context_length_exceeded": PromptTooLong,
-    "invalid_constraint": InvalidConstraint,
-    "unsupported_feature": UnsupportedFeature,
-    "model_not_found": ModelNotFound,
-    "overloaded": Overloaded,
-    "request_aborted": RequestAborted,
-    "request_timeout": RequestTimeout,
-    "engine_dead": EngineDead,
-    "engine_error": EngineError,
+CODES: Mapping[type[RametError], str] = {
+    PromptTooLong: "context_length_exceeded",
+    InvalidConstraint: "invalid_constraint",
+    UnsupportedFeature: "unsupported_feature",
+    ModelNotFound: "model_not_found",
+    Overloaded: "overloaded",
+    RequestAborted: "request_aborted",
+    RequestTimeout: "request_timeout",
+    EngineDead: "engine_dead",
+    EngineError: "engine_error",
+    BackendError: "backend_error",
 }
+"""The code of an error of each class. An `InvalidRequest` that is nothing more special has none."""
+
+_BY_CODE = {code: kind for kind, code in CODES.items()}
 _BY_STATUS: Mapping[int, type[RametError]] = {400: InvalidRequest, 413: InvalidRequest, 429: Overloaded}
 
 _HINTS = {
@@ -75,8 +78,8 @@ def error_from(content: bytes | Mapping[str, Any], status: int | None = None) ->
     except msgspec.MsgspecError:  # something else answered: a proxy, say
         text = content.decode(errors="replace") if isinstance(content, bytes) else str(content)
         detail = _Detail(text.strip()[:200] or "the answer is empty")
-    kind = _BY_CODE.get(detail.code or "") or _BY_STATUS.get(status or 0)
-    if kind is not None:
+    kind = _BY_CODE.get(detail.code or "") or _BY_STATUS.get(status or 0, BackendError)
+    if kind is not BackendError:
         return kind(detail.message)
     hint = f"; {_HINTS[status]}" if status in _HINTS else ""
     return BackendError(f"{detail.message}{hint}", status=status, retryable=status in _RETRYABLE)

@@ -24,6 +24,8 @@ PARTS: Mapping[str, type[Part]] = {
 _TAGS = {kind: tag for tag, kind in PARTS.items()}
 assert set(_TAGS) == set(get_args(Part)), "every kind of part has a tag"
 
+_FIELDS = {kind: frozenset(field.name for field in fields(kind)) for kind in _TAGS}
+
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -47,7 +49,7 @@ def _decode_part(value: object, where: str) -> Part:
     kind = PARTS.get(tag) if isinstance(tag, str) else None
     if kind is None:
         raise InvalidRequest(f"{where}.type must be one of {', '.join(PARTS)}, got {tag!r}")
-    unknown = given.keys() - {field.name for field in fields(kind)}
+    unknown = given.keys() - _FIELDS[kind]
     if unknown:
         raise InvalidRequest(f"{where}: a part of type {tag!r} has no field {min(unknown)!r}")
     part = decode_as(kind, given, where)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias, get_args
 
-import msgspec
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from ramet.errors import InvalidRequest
 from ramet.sampling_params import MAX_TOP_LOGPROBS
-from ramet.server.bodies import FAIL_FAST, with_one_unknown_field
+from ramet.server.bodies import FAIL_FAST, Body, no_collections
 from ramet.types import MAX_OPTION_CHARACTERS, MAX_PRIORITY, Prompt, Role, Text, Tokens
 from ramet.wire import decode_prompt
 from ramet.wire.schema import params_schema, part_schema
@@ -35,30 +34,15 @@ Parts: TypeAlias = Annotated[
 Sampling: TypeAlias = Annotated[dict[str, Any], WithJsonSchema(params_schema())]
 
 
-class Body(BaseModel):
-    """Values have the types they should have: ``"1"`` is no number. A null is as if it were not there."""
+class NativeBody(Body):
+    """A null is as if it were not there."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    @model_validator(mode="before")
     @classmethod
-    def _as_proper_fields(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        try:
-            msgspec.json.encode(given)  # JSON may hold half a surrogate pair, which is no text: a ValueError
-        except RecursionError as error:
-            raise ValueError("it is nested too deeply") from error
-        known = cls.model_fields
-        asked = {
-            name: value
-            for name, value in given.items()
-            if value is not None and (name in known or value not in (False, "", [], {}))
-        }
-        return with_one_unknown_field(asked, cls)
+    def _asks_nothing(cls, name: str, value: object) -> bool:
+        return value is None or (name not in cls.model_fields and value in (False, "", [], {}))
 
 
-class Asked(Body):
+class Asked(NativeBody):
     """Who asks, and how soon it is wanted."""
 
     rid: str | None = Field(None, min_length=1, max_length=128, description="Names the request for an abort.")
@@ -72,7 +56,7 @@ class Asked(Body):
     )
 
 
-class Prompted(Body):
+class Prompted(NativeBody):
     """One of ``text``, ``input_ids`` and ``prompt``."""
 
     model_config = ConfigDict(
@@ -86,7 +70,7 @@ class Prompted(Body):
 
 
 class GenerateBody(Asked, Prompted):
-    sampling_params: Sampling | Annotated[list[Sampling], FAIL_FAST] = {}
+    sampling_params: Sampling | Annotated[list[Sampling], FAIL_FAST] = Field({})
     stream: bool = False
     incremental: bool = Field(False, description="Events of a stream carry what is new, not the text so far.")
     return_logprob: bool = False
@@ -114,7 +98,7 @@ class ConcatenateBody(CachePrefixBody):
     )
 
 
-class AbortBody(Body):
+class AbortBody(NativeBody):
     rid: str | None = None
     abort_all: bool = False
 
@@ -123,11 +107,12 @@ class TokenizeBody(Prompted):
     add_special_tokens: bool = Field(True, description="Put BOS first, if the model wants it.")
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(NativeBody):
     tokens: TokenIds | Annotated[list[TokenIds], FAIL_FAST]
     skip_special_tokens: bool = True
 
 
+@no_collections()
 def prompts_of(body: Prompted, most: int) -> tuple[list[Prompt], bool]:
     """The prompts of a body, and whether they were given as a list.
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from ramet._version import __version__
 from ramet.errors import EngineDead, InvalidRequest
 from ramet.sampling_params import SamplingParams
+from ramet.server.bodies import BodyRoute
 from ramet.server.calls import Call
 from ramet.server.errors import error_body, error_response, error_responses
 from ramet.server.metrics import PATIENCE_SECONDS
@@ -30,7 +31,7 @@ class Health(BaseModel):
 
 
 class Flushed(BaseModel):
-    """``success``: every slot of the KV pool is free now. Prefixes that somebody leased are kept."""
+    """``success``: every slot of the KV pool is free now."""
 
     success: bool
 
@@ -42,7 +43,7 @@ class Aborted(BaseModel):
 
 
 def control_routes() -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=BodyRoute)
 
     @router.get("/health", response_model=Health, responses=error_responses())
     async def health(service: ServiceDep) -> Response | Health:
@@ -67,8 +68,9 @@ def control_routes() -> APIRouter:
 
     @router.get("/flush_cache", responses=error_responses())
     @router.post("/flush_cache", responses=error_responses())
-    async def flush_cache(service: ServiceDep) -> Flushed:
-        """Drop all cached KV. Refused while requests run."""
+    async def flush_cache(request: Request, service: ServiceDep) -> Flushed:
+        """Drop all cached KV; leases end. Refused while requests run; takes an admin key if there is one."""
+        service.check_admin(request, "flushing the cache")
         if len(service.calls):
             raise InvalidRequest(
                 f"the cache is in use by {len(service.calls)} requests; flush it when none run"

@@ -14,8 +14,10 @@ from msgspec import UNSET
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from ramet.errors import InvalidRequest
+from ramet.server.bodies import BodyRoute
 from ramet.server.calls import Call
 from ramet.server.errors import error_responses
 from ramet.server.native.bodies import (
@@ -50,7 +52,7 @@ class CachedPrefix(BaseModel):
     lease_seconds: float
 
 
-class Tokenized(BaseModel):
+class Tokenized(TypedDict):
     """Token ids, of one text or of each."""
 
     tokens: list[int] | list[list[int]]
@@ -58,12 +60,14 @@ class Tokenized(BaseModel):
     max_model_len: int
 
 
-class Detokenized(BaseModel):
+class Detokenized(TypedDict):
+    """Text, of one list of token ids or of each."""
+
     text: str | list[str]
 
 
 def native_routes() -> APIRouter:
-    router = APIRouter(tags=["native"])
+    router = APIRouter(tags=["native"], route_class=BodyRoute)
     router.include_router(control_routes())
 
     @router.post(
@@ -131,31 +135,38 @@ def native_routes() -> APIRouter:
         """Append what branches of a prompt have appended to it, in order; compute and cache the whole."""
         return await _cache(service, request, body, appended(prompt_of(body), body.branches))
 
-    @router.post("/tokenize", responses=error_responses())
-    async def tokenize(body: TokenizeBody, service: ServiceDep) -> Tokenized:
+    @router.post("/tokenize", response_model=Tokenized, responses=error_responses())
+    async def tokenize(body: TokenizeBody, request: Request, service: ServiceDep) -> Response:
         """The token ids of a text, of each of several, or of a prompt."""
-        tokenizer, card = service.engine.tokenizer, service.engine.card
+        tokenizer, longest = service.engine.tokenizer, service.engine.card.max_sequence_tokens
         prompts, many = prompts_of(body, service.config.max_prompts)
-        found = await asyncio.to_thread(
-            lambda: [_token_ids(prompt, tokenizer, body.add_special_tokens) for prompt in prompts]
-        )
-        counts = [len(token_ids) for token_ids in found]
-        return Tokenized(
-            tokens=found if many else found[0],
-            count=counts if many else counts[0],
-            max_model_len=card.max_sequence_tokens,
-        )
 
-    @router.post("/detokenize", responses=error_responses())
-    async def detokenize(body: DetokenizeBody, service: ServiceDep) -> Detokenized:
+        def found() -> Tokenized:
+            ids = [_token_ids(prompt, tokenizer, body.add_special_tokens) for prompt in prompts]
+            counts = [len(each) for each in ids]
+            request.state.log["tokens"] = sum(counts)
+            return {
+                "tokens": ids if many else ids[0],
+                "count": counts if many else counts[0],
+                "max_model_len": longest,
+            }
+
+        return _json(await _on_a_thread(service, request, found))
+
+    @router.post("/detokenize", response_model=Detokenized, responses=error_responses())
+    async def detokenize(body: DetokenizeBody, request: Request, service: ServiceDep) -> Response:
         """The text of token ids, or of each of several lists of them."""
         tokens: list[Any] = body.tokens
         many = bool(tokens) and isinstance(tokens[0], list)
         decode, skip = service.engine.tokenizer.decode, body.skip_special_tokens
-        texts = await asyncio.to_thread(
-            lambda: [decode(each, skip_special_tokens=skip) for each in (tokens if many else [tokens])]
-        )
-        return Detokenized(text=texts if many else texts[0])
+
+        def found() -> Detokenized:
+            lists = tokens if many else [tokens]
+            texts = [decode(each, skip_special_tokens=skip) for each in lists]
+            request.state.log["tokens"] = sum(map(len, lists))
+            return {"text": texts if many else texts[0]}
+
+        return _json(await _on_a_thread(service, request, found))
 
     return router
 
@@ -167,6 +178,15 @@ def _json(content: bytes) -> Response:
 async def _answer(service: Service, request: Request, body: Asked, work: Callable[[Call], Awaitable[T]]) -> T:
     options = service.options(request, cache_salt=body.cache_salt, priority=body.priority)
     return await service.answer(request, options, work, request_id=body.rid)
+
+
+async def _on_a_thread(service: Service, request: Request, work: Callable[[], object]) -> bytes:
+    """The answer, as JSON, of a call that asks no engine and may take long."""
+
+    async def awaited(call: Call) -> bytes:
+        return await asyncio.to_thread(lambda: msgspec.json.encode(work()))
+
+    return await service.answer(request, service.options(request, cache_salt=None, priority=None), awaited)
 
 
 async def _cache(service: Service, request: Request, body: CachePrefixBody, prompt: Prompt) -> CachedPrefix:

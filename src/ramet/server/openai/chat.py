@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ramet.errors import InvalidRequest
+from ramet.server.bodies import BodyRoute
 from ramet.server.calls import Call
 from ramet.server.errors import error_responses
 from ramet.server.openai.logprobs import chat_logprobs
@@ -35,7 +36,7 @@ from ramet.server.together import closed_after
 from ramet.tokenizer.vocab import Vocab
 from ramet.types import Chunk, Completion, Prompt, Tokens
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from fastapi import APIRouter
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ramet.errors import InvalidRequest, PromptTooLong
+from ramet.server.bodies import BodyRoute
 from ramet.server.calls import Call
 from ramet.server.errors import error_responses
 from ramet.server.openai.logprobs import CompletionLogprobsWriter, joined, prompt_logprobs
@@ -27,13 +28,13 @@ from ramet.server.openai.schemas import CompletionBody
 from ramet.server.openai.usage import UsageCount
 from ramet.server.service import Service, ServiceDep
 from ramet.server.streaming import Events
-from ramet.server.together import all_of, closed_after, merged
+from ramet.server.together import all_of, merged
 from ramet.tokenizer.vocab import Vocab
 from ramet.types import Chunk, Completion, Prompt, RequestOptions, Tokens, TopLogprob
 
 DEFAULT_MAX_TOKENS = 16
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post(
@@ -164,15 +165,18 @@ class _Completions:
         if tells_usage:
             frame["usage"] = None
         choices: dict[int, _StreamedChoice] = {}
-        streams = [self._stream(given, call) for given in self._prompts]
-        async with closed_after(merged(streams)) as chunks:
-            async for prompt_index, (echo, chunk) in chunks:
+        echoes = await all_of([self._echo(given, call.options) for given in self._prompts])
+        streams = [
+            self._engine.stream(given.prompt, self._params, options=call.options) for given in self._prompts
+        ]
+        async with aclosing(merged(streams)) as chunks:
+            async for prompt_index, chunk in chunks:
                 usage.add(len(chunk.token_ids))
                 if chunk.completion is not None:
                     usage.end(prompt_index, self._cached_tokens(chunk.completion))
                 index = prompt_index * self._params.n + chunk.index
                 if index not in choices:
-                    choices[index] = self._choice(index, prompt_index, echo)
+                    choices[index] = self._choice(index, prompt_index, echoes[prompt_index])
                 choice = choices[index].next(chunk)
                 if choice is not None:
                     event: TextCompletion = {**frame, "choices": [choice]}
@@ -182,13 +186,6 @@ class _Completions:
         self._facts |= usage.facts()
         if tells_usage:
             yield encoded({**frame, "usage": usage.body()})
-
-    async def _stream(self, given: _Given, call: Call) -> AsyncGenerator[tuple[_Echo, Chunk], None]:
-        echo = await self._echo(given, call.options)
-        stream = self._engine.stream(given.prompt, self._params, options=call.options)
-        async with closed_after(stream) as chunks:
-            async for chunk in chunks:
-                yield echo, chunk
 
     # --------------------------------------------------------------------------------------------------- both
 

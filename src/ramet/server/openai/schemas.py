@@ -8,11 +8,9 @@ engines, prompts, responses.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationError,
@@ -28,23 +26,12 @@ from ramet.sampling_params import (
     MAX_TOP_K,
     MAX_TOP_LOGPROBS,
 )
-from ramet.server.bodies import FAIL_FAST, with_one_unknown_field
+from ramet.server.bodies import FAIL_FAST, Body
 from ramet.server.openai.fields import IGNORED, NEUTRAL, Message, Name, Strings, Texts, TokenIds
 from ramet.types import MAX_OPTION_CHARACTERS
 
 MAX_TOOLS = 128
 MAX_GRAMMAR_CHARACTERS = 1 << 16
-
-
-class Body(BaseModel):
-    """Values have the types they should have: ``"1"`` is no number."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_one_unknown_field(cls, given: Any) -> Any:
-        return with_one_unknown_field(given, cls) if isinstance(given, dict) else given
 
 
 class StreamOptions(Body):
@@ -121,19 +108,8 @@ class GenerationBody(Body):
 
     also_neutral: ClassVar[dict[str, tuple[object, ...]]] = {}
 
-    @model_validator(mode="before")
     @classmethod
-    def _drop_what_changes_nothing(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        try:
-            json.dumps(given, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("a text holds half of a surrogate pair, which is no character") from error
-        return {name: value for name, value in given.items() if not cls._changes_nothing(name, value)}
-
-    @classmethod
-    def _changes_nothing(cls, name: str, value: object) -> bool:
+    def _asks_nothing(cls, name: str, value: object) -> bool:
         if name in IGNORED:
             return True
         if name in cls.model_fields or not (name in NEUTRAL or name in cls.also_neutral):

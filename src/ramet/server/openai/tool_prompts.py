@@ -13,6 +13,7 @@ from ramet.server.openai.tool_formats import ToolFormat
 from ramet.types import Part, Prompt, RoleBegin, RoleEnd, Text
 
 _EXAMPLE = {"name": "the_name", "arguments": {"an_argument": "its value"}}
+_RESULT_END = RoleEnd("tool")
 
 
 def with_tools_written_out(prompt: Prompt, tools: Sequence[Mapping[str, Any]], form: ToolFormat) -> Prompt:
@@ -42,7 +43,7 @@ def with_tools_written_out(prompt: Prompt, tools: Sequence[Mapping[str, Any]], f
                 calls = []
             case _:
                 parts.append(part)
-        after_result = part == RoleEnd("tool")
+        after_result = part == _RESULT_END
     return Prompt(tuple(_with_instructions(parts, _instructions(tools, form)) if tools else parts))
 
 

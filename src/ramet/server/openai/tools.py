@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from ramet.constraints import Constraint, JsonSchema
 from ramet.errors import InvalidRequest, UnsupportedFeature
+from ramet.server.bodies import no_collections
 from ramet.server.openai.sampling import ANY_OBJECT
 from ramet.server.openai.schemas import ChatBody, NamedTool, Tool
 from ramet.server.openai.tool_answers import AnswerReader, MarkerToken
@@ -53,6 +54,7 @@ class ToolUse:
             is_single = True  # the marker of a second one could not be asked for
         self._max_calls = 1 if is_single else MAX_CALLS
 
+    @no_collections()
     def prompt(self) -> Prompt:
         """The conversation, with the tools in it.
 
