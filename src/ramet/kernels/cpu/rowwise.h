@@ -177,12 +177,12 @@ static void write_kv(const float* key, const float* value, int64_t dim, const KV
                      float* scratch) {
     // A value that is not finite would reach, as 0 times infinity, rows before it that share its chunk. Its key speaks
     // for it instead: rows that may see it become not-a-number, and the others never look.
-    float most = 0;
-    for (int64_t i = 0; i < dim; ++i) {
-        const float magnitude = std::fabs(value[i]);
-        most = magnitude <= most ? most : magnitude;
+    bool poisoned = false;
+    for (int64_t i = 0; i < dim; i += BLOCK) {
+        F32 low, high;
+        load_block(value, i, dim, low, high);
+        poisoned |= !(largest_magnitude(low, high) < LARGEST_BF16);
     }
-    const bool poisoned = !(most < LARGEST_BF16);
     const int64_t at = (head * kv.num_slots + slot) * 2 * kv.stride;
     for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim ? 0.0f : poisoned ? NAN : key[i];
     put(scratch, kv.stride, kv.is_f32, kv.data, at);
