@@ -51,7 +51,9 @@ class ModelOptions:
     device: Device = option("auto", "Where to compute; auto takes a GPU if there is one.")
     dtype: DType = option("auto", "Of the weights; auto keeps quantized ones as the file has them.")
     kv_dtype: KVDType = option("auto", "Of keys and values; auto is float32 if dtype is, else bfloat16.")
-    kernels: KernelChoice = option("auto", "On a CPU; auto is native where there are native kernels.")
+    kernels: KernelChoice = option(
+        "auto", "auto is native on a CPU where it can be, and Triton on a GPU; torch is the slow reference."
+    )
     num_threads: int | None = option(
         None, "Of the native kernels. Default: the cores this process really has.", flag="--threads"
     )

@@ -5,10 +5,12 @@ Must not know: files.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 
 import torch
 
+from ramet.attention.base import AttentionBackend
 from ramet.attention.reference import ReferenceAttention
 from ramet.config import Device, DType, ModelOptions
 from ramet.errors import UnsupportedFeature
@@ -56,7 +58,8 @@ def build_torch_runner(
         num_slots,
         num_slots * slot_bytes(config, kv_dtype.itemsize) >> 20,
     )
-    return TorchModelRunner(model, ReferenceAttention(), KVPool(config, num_slots, kv_dtype, device), device)
+    attention = _choose_attention(config, options, device)
+    return TorchModelRunner(model, attention, KVPool(config, num_slots, kv_dtype, device), device)
 
 
 def choose_device(device: Device) -> torch.device:
@@ -82,3 +85,19 @@ def choose_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     if dtype == "float16" and device.type == "cpu":
         raise UnsupportedFeature("dtype='float16' is not supported on the CPU; use 'float32' or 'bfloat16'")
     return DTYPES[dtype]
+
+
+def _choose_attention(config: ModelConfig, options: ModelOptions, device: torch.device) -> AttentionBackend:
+    if device.type != "cuda" or options.kernels == "torch":
+        return ReferenceAttention()
+    if importlib.util.find_spec("triton") is None:
+        logger.warning("computing attention with the slow torch reference: pip install triton")
+        return ReferenceAttention()
+    from ramet.attention.triton import TritonAttention
+
+    return TritonAttention(
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+        num_processors=torch.cuda.get_device_properties(device).multi_processor_count,
+    )
