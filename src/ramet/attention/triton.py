@@ -14,6 +14,8 @@ from ramet.kernels.triton.attention import Partials, attend, merge
 from ramet.model_io import CHUNK_TOKENS
 
 WIDE_TILE = 128
+WIDE_TILE_OF_LARGE_HEADS = 64  # their sums take twice the registers
+LARGE_HEAD = 128
 NARROW_TILE = 16  # the least that a product of the tensor cores takes
 FIXED_SPAN = 8  # chunks
 PROGRAMS_PER_PROCESSOR = 4  # enough that none waits for the last one long
@@ -59,7 +61,8 @@ class TritonAttention:
         self._head_dim = head_dim
         self._narrow_tile = max(NARROW_TILE, _power_of_two(group))
         self._narrow_rows = self._narrow_tile // group
-        self._wide_rows = 0 if deterministic else WIDE_TILE // group
+        self._wide_tile = WIDE_TILE if head_dim <= LARGE_HEAD else WIDE_TILE_OF_LARGE_HEADS
+        self._wide_rows = 0 if deterministic else self._wide_tile // group
         self._deterministic = deterministic
         self._num_programs = num_processors * PROGRAMS_PER_PROCESSOR
 
@@ -102,7 +105,7 @@ class TritonAttention:
         plan = forward.plan
         assert isinstance(plan, _DevicePlan), f"attention before plan(): {type(plan).__name__}"
         queries = queries.contiguous()
-        for items, tile in ((plan.wide, WIDE_TILE), (plan.narrow, self._narrow_tile)):
+        for items, tile in ((plan.wide, self._wide_tile), (plan.narrow, self._narrow_tile)):
             attend(queries, keys, values, plan.positions, plan.segments, items, plan.partials, tile=tile)
         out = torch.empty_like(queries)
         merge(plan.partials, plan.row_offsets, plan.row_partials, out)

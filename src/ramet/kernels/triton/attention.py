@@ -151,6 +151,14 @@ class Partials:
         self.totals = torch.empty(shape, dtype=torch.float32, device=device)
 
 
+def launch_options(tile: int, block_d: int, itemsize: int) -> dict[str, int]:
+    """How many warps share a tile, and how many chunks the shared memory holds at a time."""
+    return {
+        "num_warps": 8 if tile * block_d >= 128 * 128 else 4,
+        "num_stages": 2 if block_d * itemsize <= 512 else 1,
+    }
+
+
 def attend(
     queries: torch.Tensor,
     keys: torch.Tensor,
@@ -199,6 +207,7 @@ def attend(
         BLOCK_M=tile,
         CHUNK=CHUNK_TOKENS,
         PRECISION="ieee" if queries.dtype == torch.float32 else "tf32",
+        **launch_options(tile, partials.block_d, queries.itemsize),
     )
 
 
