@@ -17,6 +17,7 @@ Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 KVDType: TypeAlias = Literal["auto", "float32", "bfloat16"]
 KernelChoice: TypeAlias = Literal["auto", "native", "torch"]
+LoadFormat: TypeAlias = Literal["auto", "dummy"]
 PolicyName: TypeAlias = Literal["fcfs", "lpm"]
 
 
@@ -53,6 +54,9 @@ class ModelOptions:
     kv_dtype: KVDType = option("auto", "Of keys and values; auto is float32 if dtype is, else bfloat16.")
     kernels: KernelChoice = option(
         "auto", "auto is native on a CPU where it can be, and Triton on a GPU; torch is the slow reference."
+    )
+    load_format: LoadFormat = option(
+        "auto", "dummy: random weights for the config.json of a folder, to measure a model's shape."
     )
     num_threads: int | None = option(
         None, "Of the native kernels. Default: the cores this process really has.", flag="--threads"

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import get_args
 
-from ramet.config import Device, DType, EngineConfig, KernelChoice, KVDType
+from ramet.config import Device, DType, EngineConfig, KernelChoice, KVDType, LoadFormat
 from ramet.engine.core import EngineCore
 from ramet.engine.core_process import CoreProcess
 from ramet.engine.core_thread import CoreThread
@@ -23,7 +23,13 @@ from ramet.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_CHOICES = {"device": Device, "dtype": DType, "kv_dtype": KVDType, "kernels": KernelChoice}
+_CHOICES = {
+    "device": Device,
+    "dtype": DType,
+    "kv_dtype": KVDType,
+    "kernels": KernelChoice,
+    "load_format": LoadFormat,
+}
 
 
 def build_backend(config: EngineConfig, *, own_process: bool = False) -> LocalBackend:

@@ -12,6 +12,7 @@ from ramet.config import (
     EngineConfig,
     KernelChoice,
     KVDType,
+    LoadFormat,
     ModelOptions,
     PolicyName,
     SchedulerConfig,
@@ -35,6 +36,7 @@ class Engine(Facade):
         kv_dtype: of keys and values; ``auto`` is float32 if ``dtype`` is, else bfloat16.
         kernels: on a CPU, ``native`` or the far slower reference in ``torch``; ``auto`` takes native ones
             if this install has them (`ramet info` tells).
+        load_format: ``dummy`` takes random weights for the config.json of a folder, to measure its shape.
         num_threads: threads of the native kernels; ``None`` takes the cores this process really has.
         max_kv_tokens: slots in the KV pool; ``None`` sizes it to the memory there is.
         max_batch_tokens: rows per step; longer prompts are computed in chunks.
@@ -57,6 +59,7 @@ class Engine(Facade):
         dtype: DType = "auto",
         kv_dtype: KVDType = "auto",
         kernels: KernelChoice = "auto",
+        load_format: LoadFormat = "auto",
         num_threads: int | None = None,
         max_kv_tokens: int | None = None,
         max_batch_tokens: int = _SCHEDULER_DEFAULTS.max_batch_tokens,
@@ -73,6 +76,7 @@ class Engine(Facade):
                 dtype=dtype,
                 kv_dtype=kv_dtype,
                 kernels=kernels,
+                load_format=load_format,
                 num_threads=num_threads,
             ),
             cache=CacheConfig(max_kv_tokens=max_kv_tokens, enable_prefix_cache=enable_prefix_cache),

@@ -14,6 +14,7 @@ from ramet.errors import UnsupportedFeature
 from ramet.kernels import load_native, why_unavailable
 from ramet.model_io import ModelRunner
 from ramet.models.config import ModelConfig
+from ramet.models.dummy_weights import DummyWeights
 from ramet.models.native import why_unsupported
 from ramet.models.stored import OnProgress, StoredWeights
 from ramet.models.weights import load_model_config, open_weights
@@ -43,9 +44,8 @@ def build_runner(
         InvalidRequest: an option has no meaning on this machine.
     """
     config = load_model_config(path)
-    return runner_from_weights(
-        config, open_weights(path, config), options, max_kv_tokens=max_kv_tokens, on_progress=on_progress
-    )
+    weights = DummyWeights(config) if options.load_format == "dummy" else open_weights(path, config)
+    return runner_from_weights(config, weights, options, max_kv_tokens=max_kv_tokens, on_progress=on_progress)
 
 
 def runner_from_weights(
