@@ -131,3 +131,16 @@ def test_nobody_looks_for_garbage_while_a_body_is_read(model, body):
         assert body["n"] == 0
     assert sum(each["collections"] for each in gc.get_stats()) - before < 10
     assert gc.isenabled()
+
+
+def test_tools_nested_up_to_and_over_the_limit_are_no_error_of_the_server():
+    with asking(reciting("hi")) as ask:  # its template knows no tools: they are written out as JSON
+        statuses = set()
+        for depth in (100, *range(800, 1000, 3)):
+            parameters = b'{"items":' * depth + b"{}" + b"}" * depth
+            body = (
+                b'{"messages":[{"role":"user","content":"x"}],"max_tokens":1,"tools":[{"type":"function",'
+                b'"function":{"name":"f","parameters":' + parameters + b"}}]}"
+            )
+            statuses.add(ask("/v1/chat/completions", body).status_code)
+    assert statuses == {200, 400}

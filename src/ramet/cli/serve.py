@@ -28,7 +28,7 @@ from ramet.config import EngineConfig, ServerConfig
 from ramet.errors import InvalidRequest
 from ramet.model_card import ModelCard
 
-_SERVER_PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client")
+_SERVER_PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 
 
 @takes_options

@@ -104,6 +104,9 @@ def add_error_handlers(app: FastAPI) -> None:
         message, param = _first_problem(error)
         return error_response(400, error_body(message, "invalid_request_error", param=param))
 
+    async def on_deep_nesting(request: Request, error: Exception) -> Response:
+        return error_response(400, error_body("the body is nested too deeply", "invalid_request_error"))
+
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kind = "invalid_request_error" if error.status_code < 500 else "server_error"
@@ -118,6 +121,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RametError, on_ramet_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RecursionError, on_deep_nesting)
     app.add_exception_handler(Exception, on_defect)
 
 
