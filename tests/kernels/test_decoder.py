@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attention.plans import Sequence, Step, model_input
@@ -439,8 +439,10 @@ def test_whatever_the_arrays_hold_it_is_an_error_or_a_result(data):
     hidden=st.tuples(st.integers(0, 9), st.integers(0, 9)),
     out=st.tuples(st.integers(0, 9), st.integers(0, 9)),
 )
+@example(hidden=(1, 6), out=(1, 7))
 def test_logits_of_shapes_that_do_not_fit_are_refused(hidden, out):
     decoder = filled_decoder()
+    decoder.allocate_kv(80)
     given_arrays = np.ones(hidden, dtype=np.float32), np.ones(out, dtype=np.float32)
     if hidden == (out[0], 6) and out[1] == 7:
         decoder.logits(*given_arrays)
