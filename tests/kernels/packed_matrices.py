@@ -54,7 +54,8 @@ class Rounded:
             inverse = np.where(most > 0, np.float32(127) / most, np.float32(0)).astype(np.float32)
         usable = np.isfinite(inverse)  # else they are so small that nothing of them is left
         inverse = np.where(usable, inverse, np.float32(0))
-        scales = np.where(usable, most / np.float32(127), np.float32(0))
+        # Like the kernels, bit for bit: what is rounded to bf16 later may stand between two values
+        scales = np.where(usable, most * (np.float32(1) / np.float32(127)), np.float32(0))
         return cls(np.rint(blocks * inverse[:, :, None]).astype(np.float64), scales.astype(np.float64))
 
 
