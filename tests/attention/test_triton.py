@@ -35,7 +35,7 @@ def poisoned_partials(monkeypatch):
 
 def attend(steps, queries, keys, values, **options):
     attention = TritonAttention(
-        queries.shape[1], keys.shape[1], queries.shape[2], num_processors=4, **options
+        queries.shape[1], keys.shape[1], queries.shape[2], num_multiprocessors=4, **options
     )
     batch = attention.plan(ForwardBatch.from_input(model_input(steps), DEVICE))
     tensors = (tensor.to(DEVICE) for tensor in (queries, keys, values))
@@ -124,7 +124,7 @@ def test_a_model_computes_with_it():
     steps = [Step(prompt, 0, 200)], [Step(branch, 200, 201) for branch in branches]
     found = []
     triton_attention = TritonAttention(
-        config.num_heads, config.num_kv_heads, config.head_dim, num_processors=4
+        config.num_heads, config.num_kv_heads, config.head_dim, num_multiprocessors=4
     )
     for attention in (ReferenceAttention(), triton_attention):
         pool = KVPool(config, 400, torch.float32, DEVICE)

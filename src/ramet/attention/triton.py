@@ -18,7 +18,7 @@ WIDE_TILE_OF_LARGE_HEADS = 64  # their sums take twice the registers
 LARGE_HEAD = 128
 NARROW_TILE = 16  # the least that a product of the tensor cores takes
 FIXED_SPAN = 8  # chunks
-PROGRAMS_PER_PROCESSOR = 4  # enough that none waits for the last one long
+PROGRAMS_PER_MULTIPROCESSOR = 4  # enough that none waits for the last one long
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class TritonAttention:
 
     Args:
         num_heads, num_kv_heads, head_dim: of the model.
-        num_processors: of the device; there is work for all of them if a step has enough.
+        num_multiprocessors: of the device; there is work for all of them if a step has enough.
         deterministic: what a row becomes depends on its own context alone, bit for bit. Costs speed where
             rows share a context: what a tile would read once for many rows, it reads for few.
 
@@ -52,7 +52,7 @@ class TritonAttention:
         num_kv_heads: int,
         head_dim: int,
         *,
-        num_processors: int,
+        num_multiprocessors: int,
         deterministic: bool = False,
     ) -> None:
         group = num_heads // num_kv_heads
@@ -64,7 +64,7 @@ class TritonAttention:
         self._wide_tile = WIDE_TILE if head_dim <= LARGE_HEAD else WIDE_TILE_OF_LARGE_HEADS
         self._wide_rows = 0 if deterministic else self._wide_tile // group
         self._deterministic = deterministic
-        self._num_programs = num_processors * PROGRAMS_PER_PROCESSOR
+        self._num_programs = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
 
     def plan(self, forward: ForwardBatch) -> ForwardBatch:
         segments, device = forward.segments, forward.positions.device

@@ -34,8 +34,8 @@ class Engine(Facade):
         dtype: of the weights. ``auto`` keeps quantized weights as the file has them and rounds others to
             bfloat16; without native kernels it is float32 on a CPU.
         kv_dtype: of keys and values; ``auto`` is float32 if ``dtype`` is, else bfloat16.
-        kernels: on a CPU, ``native`` or the far slower reference in ``torch``; ``auto`` takes native ones
-            if this install has them (`ramet info` tells).
+        kernels: ``auto`` takes native ones on a CPU, if this install has them (`ramet info` tells), and
+            Triton's attention on a GPU; ``torch`` is the far slower reference.
         load_format: ``dummy`` takes random weights for the config.json of a folder, to measure its shape.
         num_threads: threads of the native kernels; ``None`` takes the cores this process really has.
         max_kv_tokens: slots in the KV pool; ``None`` sizes it to the memory there is.

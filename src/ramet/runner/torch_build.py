@@ -99,5 +99,5 @@ def _choose_attention(config: ModelConfig, options: ModelOptions, device: torch.
         config.num_heads,
         config.num_kv_heads,
         config.head_dim,
-        num_processors=torch.cuda.get_device_properties(device).multi_processor_count,
+        num_multiprocessors=torch.cuda.get_device_properties(device).multi_processor_count,
     )

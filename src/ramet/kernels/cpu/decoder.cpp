@@ -165,6 +165,7 @@ void Decoder::keep_wanted(const StepRows& rows) {
         kept_of_[size_t(rows.wanted[i])] = int32_t(i);
         kept_positions_[size_t(i)] = rows.segments.positions[rows.wanted[i]];
     }
+    if (rows.num_wanted == rows.num_rows) return;  // they keep their numbers, and segments their rows
     kept_begin_.resize(size_t(rows.num_segments));
     kept_end_.resize(size_t(rows.num_segments));
     auto first_kept = [&](int32_t row) {
