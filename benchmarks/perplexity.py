@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ramet.config import ModelOptions
-from ramet.model_io import CHUNK_TOKENS, ModelInput, ModelRunner, Sampling, Segments
+from ramet.model_io import CHUNK_TOKENS, ModelInput, ModelRunner, Sampling, Segments, execute
 from ramet.runner.build import build_runner
 from ramet.store.resolve import resolve_model
 from ramet.tokenizer.load import load_tokenizer
@@ -101,14 +101,14 @@ def read_windows(data: Path, tokenizer: Tokenizer, num_tokens: int) -> list[tupl
     return [(index, window) for index, window in windows if len(window) > 1]
 
 
-def window_input(window: Sequence[int]) -> ModelInput:
+def window_input(window: Sequence[int]) -> tuple[ModelInput, Sampling]:
     """All tokens of a window as rows of one step; all but the last sample greedily and score the next."""
     count = len(window)
     rows = np.arange(count, dtype=np.int32)
     starts = np.arange(0, count, CHUNK_TOKENS, dtype=np.int32)
     scored = rows[:-1]
     ones = np.ones(len(scored), dtype=np.float32)
-    return ModelInput(
+    model_input = ModelInput(
         input_ids=np.array(window, dtype=np.int32),
         positions=rows,
         slot_ids=rows,
@@ -119,19 +119,21 @@ def window_input(window: Sequence[int]) -> ModelInput:
             slot_offsets=np.append(starts, np.int32(count)),
             slots=rows,
         ),
-        sampling=Sampling(
-            rows=scored,
-            temperature=np.zeros_like(ones),
-            top_k=np.zeros(len(scored), dtype=np.int32),
-            top_p=ones,
-            min_p=np.zeros_like(ones),
-            seeds=np.zeros(len(scored), dtype=np.uint64),
-            positions=scored.astype(np.int64) + 1,
-            num_top_logprobs=np.full(len(scored), -1, dtype=np.int32),
-        ),
+        logit_rows=rows[:-1],
         score_rows=scored,
         score_token_ids=np.array(window[1:], dtype=np.int32),
     )
+    sampling = Sampling(
+        rows=scored,
+        temperature=np.zeros_like(ones),
+        top_k=np.zeros(len(scored), dtype=np.int32),
+        top_p=ones,
+        min_p=np.zeros_like(ones),
+        seeds=np.zeros(len(scored), dtype=np.uint64),
+        positions=scored.astype(np.int64) + 1,
+        num_top_logprobs=np.full(len(scored), -1, dtype=np.int32),
+    )
+    return model_input, sampling
 
 
 def score(runner: ModelRunner, windows: Sequence[tuple[int, list[int]]], name: str) -> Scored:
@@ -139,7 +141,7 @@ def score(runner: ModelRunner, windows: Sequence[tuple[int, list[int]]], name: s
     started = time.perf_counter()
     logprobs, likeliest, sources = [], [], []
     for source, window in track(windows, name, console=Console(stderr=True)):
-        output = runner.execute(window_input(window))
+        output = execute(runner, *window_input(window))
         logprobs.append(output.score_logprobs)
         likeliest.append(output.token_ids)
         sources.append(np.full(len(window) - 1, source, dtype=np.int32))

@@ -19,8 +19,9 @@ from rich.table import Table
 
 from ramet.config import ModelOptions, SchedulerConfig
 from ramet.engine.core import EngineCore
-from ramet.engine.inputs import build_model_input
+from ramet.engine.inputs import build_model_input, build_sampling
 from ramet.engine.messages import AddRequest
+from ramet.model_io import execute
 from ramet.runner.build import build_runner
 from ramet.runner.native import NativeModelRunner
 from ramet.sampling_params import SamplingParams
@@ -61,10 +62,11 @@ def profile(runner: NativeModelRunner, case: Case) -> dict[str, list[float]]:
         if batch is None:
             return parts
         scheduled = time.perf_counter()
-        model_input = build_model_input(batch, runner.vocab_size)
+        model_input, sampling = build_model_input(batch), build_sampling(batch, runner.vocab_size)
         laid_out = time.perf_counter()
-        output = runner.execute(model_input)
+        output = execute(runner, model_input, sampling)
         executed = time.perf_counter()
+        core.scheduler.launched(batch)
         core.scheduler.update(batch, output)
         updated = time.perf_counter()
         phases = runner.take_profile()

@@ -72,6 +72,8 @@ class LogitBias:
 class Sampling:
     """What to draw. Several samples may be drawn from the same row (``n > 1``).
 
+    It may become known later than the rows: penalties and bitmasks follow from the tokens drawn before.
+
     A draw uses a counter-based generator keyed by (seed, position), so it depends on nothing else.
     Order: penalties, bias, bitmask, temperature, top-k, top-p, min-p.
 
@@ -94,16 +96,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """One step. Position ``positions[i]`` of row ``i`` has its KV in ``slot_ids[i]``.
+    """The rows of one step. Position ``positions[i]`` of row ``i`` has its KV in ``slot_ids[i]``.
 
-    A row whose KV is cached already (a probe) writes the same values to its own slot again.
+    A row whose KV is cached already (a probe) writes the same values to its own slot again. An id of
+    ``-1 - k`` stands for the token of sample ``k`` of the step launched before, which may still be computed.
     """
 
     input_ids: Int32Array  # [num_rows]
     positions: Int32Array  # [num_rows]
     slot_ids: Int32Array  # [num_rows]
     segments: Segments
-    sampling: Sampling
+    logit_rows: Int32Array  # [num_logit_rows] the rows that are sampled or scored, ascending, each once
     score_rows: Int32Array  # [num_scores] row whose logits score a known token
     score_token_ids: Int32Array  # [num_scores] the token
 
@@ -124,8 +127,32 @@ class ModelOutput:
     score_logprobs: Float32Array  # [num_scores]
 
 
+class DrawnStep(Protocol):
+    """A step whose samples have been ordered."""
+
+    def collect(self) -> ModelOutput:
+        """Wait for the results.
+
+        Raises:
+            EngineDead: the device failed; nothing can be computed any more.
+        """
+        ...
+
+
+class LaunchedStep(Protocol):
+    """A step whose rows have been ordered."""
+
+    def draw(self, sampling: Sampling) -> DrawnStep:
+        """Order samples of the step's `ModelInput.logit_rows`, and its scores. To be called once."""
+        ...
+
+
 class ModelRunner(Protocol):
-    """Computes steps over a pool of KV slots. Knows nothing of requests, trees or text."""
+    """Computes steps over a pool of KV slots. Knows nothing of requests, trees or text.
+
+    Steps are computed in the order of their launch, each one after the one before it is drawn: a step reads
+    the keys and values that earlier ones write.
+    """
 
     @property
     def num_slots(self) -> int:
@@ -150,10 +177,34 @@ class ModelRunner(Protocol):
         """What computes, in a few words for people."""
         ...
 
-    def execute(self, model_input: ModelInput) -> ModelOutput:
-        """Compute all rows, write their KV, sample and score."""
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether steps are computed while Python goes on, so that it pays to launch the next one early."""
+        ...
+
+    def launch(self, model_input: ModelInput) -> LaunchedStep:
+        """Order all rows to be computed and their KV to be written.
+
+        Raises:
+            EngineDead: the runner has been closed, or its device failed.
+        """
         ...
 
     def close(self) -> None:
         """Free the pool and the weights."""
         ...
+
+
+def execute(runner: ModelRunner, model_input: ModelInput, sampling: Sampling) -> ModelOutput:
+    """Compute one step from its beginning to its end."""
+    return runner.launch(model_input).draw(sampling).collect()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A `DrawnStep` of a runner that computes while it is called."""
+
+    output: ModelOutput
+
+    def collect(self) -> ModelOutput:
+        return self.output

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from ramet.model_io import CHUNK_TOKENS, ModelInput, Sampling, Segments
+import ramet.model_io
+from ramet.model_io import CHUNK_TOKENS, ModelInput, ModelOutput, ModelRunner, Sampling, Segments
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,43 @@ def segments_of(steps: Seq[Step]) -> Segments:
     )
 
 
-def model_input(
+class Given(NamedTuple):
+    """Everything a runner is given for one step."""
+
+    model_input: ModelInput
+    sampling: Sampling
+
+
+def given(
     steps: Seq[Step],
     sampling: Sampling | None = None,
     score_rows: Seq[int] = (),
     score_token_ids: Seq[int] = (),
-) -> ModelInput:
+) -> Given:
     """A step over all rows; by default the last row of each is sampled greedily."""
 
     def joined(values) -> np.ndarray:
         return np.concatenate(values).astype(np.int32)
 
-    last_rows = np.cumsum([step.end - step.begin for step in steps]) - 1
-    return ModelInput(
+    if sampling is None:
+        sampling = sampling_of(np.cumsum([step.end - step.begin for step in steps]) - 1)
+    scored = np.array(score_rows, dtype=np.int32)
+    model_input = ModelInput(
         input_ids=joined([step.sequence.token_ids[step.begin : step.end] for step in steps]),
         positions=joined([np.arange(step.begin, step.end) for step in steps]),
         slot_ids=joined([step.sequence.slots[step.begin : step.end] for step in steps]),
         segments=segments_of(steps),
-        sampling=sampling_of(last_rows) if sampling is None else sampling,
-        score_rows=np.array(score_rows, dtype=np.int32),
+        logit_rows=np.unique(np.concatenate((sampling.rows, scored))),
+        score_rows=scored,
         score_token_ids=np.array(score_token_ids, dtype=np.int32),
     )
+    return Given(model_input, sampling)
+
+
+def model_input(steps: Seq[Step]) -> ModelInput:
+    """The rows of a step whose last row of each sequence is sampled."""
+    return given(steps).model_input
+
+
+def execute(runner: ModelRunner, step: Given) -> ModelOutput:
+    return ramet.model_io.execute(runner, *step)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from plans import Sequence, Step, model_input, sampling_of
+from plans import Given, Sequence, Step, execute, given, model_input, sampling_of
 
 from ramet.attention.base import ForwardBatch
 from ramet.attention.reference import ReferenceAttention
@@ -111,13 +111,16 @@ def logits_by_native_kernels(model_path, step):
     )
     rows, vocab = len(step.sequence.slots), np.arange(runner.vocab_size, dtype=np.int32)
     logits = np.empty((rows, len(vocab)), dtype=np.float32)
-    scored = model_input([step], sampling_of([]))
+    scored, nothing = given([step], sampling_of([]))
     for row in range(0, rows, 20):
         some = np.arange(row, row + 20, dtype=np.int32)
         part = replace(
-            scored, score_rows=np.repeat(some, len(vocab)), score_token_ids=np.tile(vocab, len(some))
+            scored,
+            logit_rows=some,
+            score_rows=np.repeat(some, len(vocab)),
+            score_token_ids=np.tile(vocab, len(some)),
         )
-        logits[some] = runner.execute(part).score_logprobs.reshape(len(some), -1)
+        logits[some] = execute(runner, Given(part, nothing)).score_logprobs.reshape(len(some), -1)
     return torch.from_numpy(logits)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ramet.config import SchedulerConfig
 from ramet.engine.core import EngineCore
 from ramet.engine.messages import Abort, AddRequest, FlushCache, Message
-from ramet.model_io import ModelInput
+from ramet.model_io import ModelInput, Sampling
 from ramet.runner.fake import FakeRunner
 from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import RequestOutput
@@ -46,6 +46,8 @@ class Driver:
         enable_prefix_cache: bool = True,
         eos: Sequence[int] = (),
         before_step: Callable[[ModelInput], None] | None = None,
+        before_draw: Callable[[Sampling], None] | None = None,
+        is_asynchronous: bool = False,
         **scheduler,
     ):
         self.now = 0.0  # seconds, as the core sees them
@@ -55,6 +57,8 @@ class Driver:
             vocab_size=100,
             context_length=8192,
             before_step=before_step,
+            before_draw=before_draw,
+            is_asynchronous=is_asynchronous,
         )
         self.core = EngineCore(
             self.runner,

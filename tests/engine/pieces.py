@@ -74,6 +74,7 @@ def piece_tokenizer() -> Tokenizer:
 def random_backend(
     *,
     jump_forward: bool = True,
+    is_asynchronous: bool = False,
     salt: int = 0,
     num_slots: int = 4096,
     vocab_size: int | None = None,
@@ -87,7 +88,13 @@ def random_backend(
 
     tokenizer = piece_tokenizer()
     vocab_size = vocab_size or len(tokenizer.vocab)
-    runner = FakeRunner(next_token, num_slots=num_slots, vocab_size=vocab_size, context_length=8192)
+    runner = FakeRunner(
+        next_token,
+        num_slots=num_slots,
+        vocab_size=vocab_size,
+        context_length=8192,
+        is_asynchronous=is_asynchronous,
+    )
     grammars = compiler(tokenizer, runner.vocab_size)
     core = EngineCore(
         runner,

@@ -84,10 +84,10 @@ def test_it_does_not_lift_the_ban_of_what_would_end_the_text():
 
 def test_bans_of_tokens_that_only_the_tokenizer_knows_are_left_out():
     seen = []
-    driver = Driver(before_step=seen.append)
+    driver = Driver(before_draw=seen.append)
     driver.add("a", [5], min_tokens=2, stop_token_ids=(100, 7), logit_bias={50: 0.25})
     driver.run()
-    bias = seen[0].sampling.bias
+    bias = seen[0].bias
     assert bias.entry_token.tolist() == [50, 7]
     assert bias.entry_value.tolist() == [0.25, -np.inf]
     assert driver.tokens["a"] == [6, 8, 9, 10]

@@ -272,14 +272,14 @@ def test_a_continuation_longer_than_the_budget_is_scored_without_computing_it_tw
 def test_penalties_weigh_the_prompt_once_and_the_output_as_often_as_it_occurs_even_after_preemption():
     seen = []
 
-    def record(model_input):
-        penalties = model_input.sampling.penalties
+    def record(sampling):
+        penalties = sampling.penalties
         if penalties is not None:
             entries = (penalties.entry_token.tolist(), penalties.entry_output_count.tolist())
             seen.append(dict(zip(*entries, strict=True)))
 
     sampling = {"max_tokens": 30, "repetition_penalty": 1.5, "frequency_penalty": 0.5}
-    driver = Driver(num_slots=64, before_step=record, next_token=lambda context: 8 + len(context) % 2)
+    driver = Driver(num_slots=64, before_draw=record, next_token=lambda context: 8 + len(context) % 2)
     driver.add("old", [1] * 20, max_tokens=30)
     driver.add("young", [2, 8] * 10, **sampling)
     driver.run()

@@ -13,12 +13,15 @@ from ramet.errors import InvalidRequest
     [
         ({"device": "tpu"}, "device must be one of auto, cpu, cuda, got 'tpu'"),
         ({"dtype": "int8"}, "dtype must be one of auto, float32, bfloat16, float16, got 'int8'"),
-        ({"kv_dtype": "float16"}, "kv_dtype must be one of auto, float32, bfloat16, got 'float16'"),
+        ({"kv_dtype": "float16"}, "kv_dtype must be one of auto, float32, bfloat16, float8, got 'float16'"),
         ({"kernels": "fast"}, "kernels must be one of auto, native, torch, got 'fast'"),
         ({"policy": "random"}, "policy must be one of fcfs, lpm, got 'random'"),
         ({"max_batch_tokens": 0}, "max_batch_tokens must be an integer of at least 1, got 0"),
         ({"max_running_requests": 1.5}, "max_running_requests must be an integer of at least 1, got 1.5"),
         ({"max_kv_tokens": -1}, "max_kv_tokens must be an integer of at least 1, got -1"),
+        ({"gpu_memory_fraction": 0}, "gpu_memory_fraction must be between 0.01 and 1, got 0"),
+        ({"gpu_memory_fraction": 1.5}, "gpu_memory_fraction must be between 0.01 and 1, got 1.5"),
+        ({"gpu_memory_fraction": "most"}, "gpu_memory_fraction must be a number, got str"),
         ({"seed": "lucky"}, "seed must be an integer, got str"),
     ],
 )

@@ -73,7 +73,7 @@ def test_probes_stand_before_the_rows_without_kv():
     assert step.positions.tolist() == list(range(60, 81))
     assert step.input_ids.tolist() == [*prompt[60:], 7]
     assert step.score_token_ids.tolist() == [*prompt[61:], 7, 8]
-    assert step.positions[step.sampling.rows].tolist() == [69]
+    assert step.logit_rows.tolist() == list(range(21))
     # The prompt was cut in two nodes where the other request ends
     assert plan_of(step.segments) == [
         (0, (0, 21), 64),
@@ -84,12 +84,13 @@ def test_probes_stand_before_the_rows_without_kv():
 
 
 def test_what_would_end_a_request_is_banned_until_min_tokens():
-    driver, seen = drive(eos=[3])
+    seen = []
+    driver = Driver(eos=[3], before_draw=seen.append)
     driver.add("free", [10], max_tokens=3)
     driver.add("bound", [20], max_tokens=3, min_tokens=1, stop_token_ids=(9, 1))
     driver.run()
-    bias = seen[0].sampling.bias
+    bias = seen[0].bias
     assert bias.entry_sample.tolist() == [1, 1, 1]
     assert bias.entry_token.tolist() == [1, 3, 9]
     assert np.isneginf(bias.entry_value).all()
-    assert seen[1].sampling.bias is None
+    assert seen[1].bias is None

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 from stored_models import TINY, random_weights, write_gguf
 
-from attention.plans import Sequence, Step, model_input, sampling_of
+from attention.plans import Sequence, Step, execute, given, sampling_of
 from ramet import kernels
 from ramet.config import ModelOptions
 from ramet.errors import CorruptWeights, UnsupportedModel
@@ -159,7 +159,7 @@ def logprobs(path, length=60, **options):
     step = [Step(Sequence(token_ids, list(range(length))), 0, length)]
     vocab = list(range(runner.vocab_size))
     rows = [row for row in (0, 30, length - 1) for _ in vocab]
-    output = runner.execute(model_input(step, sampling_of([]), score_rows=rows, score_token_ids=vocab * 3))
+    output = execute(runner, given(step, sampling_of([]), score_rows=rows, score_token_ids=vocab * 3))
     runner.close()
     return output.score_logprobs.reshape(3, -1)
 

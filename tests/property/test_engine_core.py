@@ -1,7 +1,8 @@
 """Random requests, aborts, flushes and failing steps over tiny pools and budgets, against a plain model.
 
 The model knows nothing of trees, slots or batches: a request's output is what the next-token function
-says about its own context, whoever else is there.
+says about its own context, whoever else is there, and whether or not steps are planned before the results
+of the last one are known.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class CoreMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.expected: dict[str, Expected] = {}
-        self.failing = False
+        self.failing: str | None = None  # the part of a step that fails
         self.idle_steps = 0
 
     @initialize(
@@ -90,16 +91,23 @@ class CoreMachine(RuleBasedStateMachine):
         max_running_requests=st.sampled_from([1, 2, 3, 100]),
         policy=st.sampled_from(["fcfs", "lpm"]),
         reuse=st.booleans(),
+        is_asynchronous=st.booleans(),
     )
-    def start(self, num_slots, max_batch_tokens, max_running_requests, policy, reuse):
+    def start(self, is_asynchronous, num_slots, max_batch_tokens, max_running_requests, policy, reuse):
         def predict(context):
-            if self.failing:
+            if self.failing == "draw":
                 raise RuntimeError("the kernel failed halfway")
             return next_token(context)
+
+        def launch(model_input):
+            if self.failing == "launch":
+                raise RuntimeError("the kernel failed halfway")
 
         self.driver = Driver(
             num_slots=num_slots,
             next_token=predict,
+            before_step=launch,
+            is_asynchronous=is_asynchronous,
             enable_prefix_cache=reuse,
             eos=[EOS],
             max_batch_tokens=max_batch_tokens,
@@ -178,13 +186,13 @@ class CoreMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.step()
 
-    @rule()
-    def failing_step(self):
-        self.failing = True
+    @rule(part=st.sampled_from(["launch", "draw"]))
+    def failing_step(self, part):
+        self.failing = part
         logging.disable()  # the engine logs each failure
         self.step()
         logging.disable(logging.NOTSET)
-        self.failing = False
+        self.failing = None
 
     def step(self):
         had_work, finished = self.driver.core.has_work, len(self.driver.final)

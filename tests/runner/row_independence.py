@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from attention.plans import Sequence, Step, model_input, sampling_of
+from attention.plans import Sequence, Step, execute, given, sampling_of
 from ramet.model_io import LogitBias
 from runner.tiny_models import tiny_config
 
@@ -27,8 +27,8 @@ LENGTH = 230
 def fingerprint(runner, steps, row):
     """All logprobs of a row of the step: as many scores as there are tokens."""
     vocab = list(range(runner.vocab_size))
-    output = runner.execute(
-        model_input(steps, sampling_of([]), score_rows=[row] * len(vocab), score_token_ids=vocab)
+    output = execute(
+        runner, given(steps, sampling_of([]), score_rows=[row] * len(vocab), score_token_ids=vocab)
     )
     return output.score_logprobs
 
@@ -38,7 +38,7 @@ def prefill(runner, sequence, *sizes):
     begin, index = 0, 0
     while begin < len(sequence.slots) - 1:
         end = min(begin + sizes[index % len(sizes)], len(sequence.slots) - 1)
-        runner.execute(model_input([Step(sequence, begin, end)], sampling_of([])))
+        execute(runner, given([Step(sequence, begin, end)], sampling_of([])))
         begin, index = end, index + 1
 
 
@@ -80,7 +80,7 @@ def check_draws(runner):
         Sequence(rng.integers(0, 199, 40).tolist(), list(range(40 * index, 40 * index + 40)))
         for index in range(20)
     ]
-    given = {
+    settings = {
         "temperature": np.linspace(0, 2, 20, dtype=np.float32),
         "top_k": (np.arange(20) % 5 * 10).astype(np.int32),
         "top_p": np.where(np.arange(20) % 3, 0.9, 1.0).astype(np.float32),
@@ -93,14 +93,14 @@ def check_draws(runner):
     tokens, added = biased * 7, np.linspace(-100, 100, 10, dtype=np.float32)
     steps = [Step(sequence, 0, 40) for sequence in sequences]
     bias = LogitBias(biased, tokens, added)
-    batch = runner.execute(model_input(steps, sampling_of(range(39, 800, 40), bias=bias, **given)))
+    batch = execute(runner, given(steps, sampling_of(range(39, 800, 40), bias=bias, **settings)))
     assert batch.token_ids[18] == 18 * 7, "100 forces"
     for index, step in enumerate(steps):
         one = biased == index
         bias = LogitBias(biased[one] * 0, tokens[one], added[one])
-        values = {name: values[index : index + 1] for name, values in given.items()}
+        values = {name: values[index : index + 1] for name, values in settings.items()}
         own = sampling_of([39], bias=bias, **values)
-        alone = runner.execute(model_input([step], own))
+        alone = execute(runner, given([step], own))
         assert alone.token_ids[0] == batch.token_ids[index]
         assert np.array_equal(alone.logprobs[0], batch.logprobs[index], equal_nan=True)
         width = alone.top_token_ids.shape[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attention.plans import Sequence, Step, model_input
+from attention.plans import Sequence, Step, execute, given
 from ramet.config import ModelOptions
 from ramet.runner.build import build_runner
 from ramet.store import list_models
@@ -25,10 +25,10 @@ def test_greedy_text(model_path):
     runner = build_runner(model_path, ModelOptions(device="cpu"), max_kv_tokens=256)
     token_ids = tokenizer.encode_prompt(Prompt.of("The capital of France is"))
     sequence = Sequence(token_ids, list(range(255, -1, -1)))
-    runner.execute(model_input([Step(sequence, 0, 2)]))
+    execute(runner, given([Step(sequence, 0, 2)]))
     begin = 2
     for _ in range(8):
-        output = runner.execute(model_input([Step(sequence, begin, len(token_ids))]))
+        output = execute(runner, given([Step(sequence, begin, len(token_ids))]))
         begin = len(token_ids)
         token_ids.append(int(output.token_ids[0]))
     text = b"".join(map(tokenizer.vocab.bytes_of, token_ids)).decode()

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from attention.plans import Sequence, Step, model_input, sampling_of
+from attention.plans import Sequence, Step, execute, given, sampling_of
 from ramet import kernels
 from ramet.config import ModelOptions
 from ramet.errors import EngineDead
@@ -86,8 +86,8 @@ def test_in_float32_it_draws_and_scores_what_the_torch_runner_does():
         top_p=np.full(n, 0.95, dtype=np.float32),
         num_top_logprobs=np.full(n, 3, dtype=np.int32),
     )
-    step = model_input([Step(sequence, 0, 80)], sampling, score_rows=[5, 5, 79], score_token_ids=[1, 2, 3])
-    result, expected = (runner.execute(step) for runner in (native_runner(dtype="float32"), tiny_runner()))
+    step = given([Step(sequence, 0, 80)], sampling, score_rows=[5, 5, 79], score_token_ids=[1, 2, 3])
+    result, expected = (execute(runner, step) for runner in (native_runner(dtype="float32"), tiny_runner()))
     assert np.array_equal(result.token_ids, expected.token_ids)
     assert np.array_equal(result.top_token_ids, expected.top_token_ids)
     for name in ("logprobs", "top_logprobs", "score_logprobs"):
@@ -96,20 +96,20 @@ def test_in_float32_it_draws_and_scores_what_the_torch_runner_does():
 
 def test_a_step_may_ask_for_nothing():
     """A chunk of a prompt that is not the last."""
-    output = native_runner().execute(model_input([Step(Sequence([1, 2], [0, 1]), 0, 2)], sampling_of([])))
+    output = execute(native_runner(), given([Step(Sequence([1, 2], [0, 1]), 0, 2)], sampling_of([])))
     assert output.token_ids.shape == output.score_logprobs.shape == (0,)
 
 
 def test_two_runners_on_two_threads():
     config = tiny_config()
-    step = model_input([Step(Sequence(list(range(100)), list(range(100))), 0, 100)])
+    step = given([Step(Sequence(list(range(100)), list(range(100))), 0, 100)])
     runners = [native_runner(config, random_weights(config, seed)) for seed in (1, 2)]
-    expected = [runner.execute(step).token_ids.tolist() for runner in runners]
+    expected = [execute(runner, step).token_ids.tolist() for runner in runners]
     results = [[], []]
 
     def run(index):
         for _ in range(30):
-            results[index].append(runners[index].execute(step).token_ids.tolist())
+            results[index].append(execute(runners[index], step).token_ids.tolist())
 
     threads = [threading.Thread(target=run, args=(index,)) for index in (0, 1)]
     for thread in threads:
@@ -122,12 +122,12 @@ def test_two_runners_on_two_threads():
 def test_closing_frees_the_weights_and_may_be_done_twice():
     runner = native_runner()
     alive = weakref.ref(runner)
-    step = model_input([Step(Sequence([1], [0]), 0, 1)])
-    runner.execute(step)
+    step = given([Step(Sequence([1], [0]), 0, 1)])
+    execute(runner, step)
     runner.close()
     runner.close()
     with pytest.raises(EngineDead, match="closed"):
-        runner.execute(step)
+        execute(runner, step)
     assert (runner.num_slots, runner.vocab_size) == (2048, 199)
     del runner
     gc.collect()

@@ -21,14 +21,25 @@ class ForwardBatch:
     plan: object = None  # what the attention backend's `plan` prepared; only that backend reads it
 
     @classmethod
-    def from_input(cls, model_input: ModelInput, device: torch.device) -> ForwardBatch:
-        """The step's arrays as tensors on a device, not planned yet."""
+    def from_input(
+        cls, model_input: ModelInput, device: torch.device, drawn: torch.Tensor | None = None
+    ) -> ForwardBatch:
+        """The step's arrays as tensors on a device, not planned yet.
+
+        ``drawn`` are the tokens that the step before drew, ``[num_samples]`` on the device: ids below 0 are
+        looked up there. A token of -1, drawn from logits that are not finite, becomes 0: its row is computed,
+        but nobody will ask for it.
+        """
 
         def indices(array: object) -> torch.Tensor:
             return torch.as_tensor(array, dtype=torch.int64, device=device)
 
+        input_ids = indices(model_input.input_ids)
+        if drawn is not None and len(drawn):
+            known = drawn.to(torch.int64)[(-1 - input_ids).clamp_min_(0)].clamp_min_(0)
+            input_ids = torch.where(input_ids < 0, known, input_ids)
         return cls(
-            input_ids=indices(model_input.input_ids),
+            input_ids=input_ids,
             positions=indices(model_input.positions),
             slot_ids=indices(model_input.slot_ids),
             segments=model_input.segments,
@@ -38,14 +49,8 @@ class ForwardBatch:
 class KVStore(Protocol):
     """Keys and values of every layer, addressed by slot."""
 
-    def write(
-        self, layer_index: int, slot_ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> None:
-        """Put ``[num_rows, num_kv_heads, head_dim]`` keys and values into the slots of the rows."""
-        ...
-
     def layer(self, layer_index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer, each ``[num_slots, num_kv_heads, head_dim]``."""
+        """A layer's keys and values, each ``[num_slots, num_kv_heads, head_dim]``, to be read and written."""
         ...
 
 

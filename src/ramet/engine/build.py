@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import get_args
 
+from ramet.checks import check_float
 from ramet.config import Device, DType, EngineConfig, KernelChoice, KVDType, LoadFormat
 from ramet.engine.core import EngineCore
 from ramet.engine.core_process import CoreProcess
@@ -16,7 +17,7 @@ from ramet.errors import InvalidRequest
 from ramet.grammar.compiler import GrammarCompiler
 from ramet.model_card import ModelCard
 from ramet.runner.build import build_runner
-from ramet.scheduler.scheduler import check_config
+from ramet.scheduler.limits import check_config
 from ramet.store.resolve import model_name, resolve_model
 from ramet.tokenizer.load import load_tokenizer
 from ramet.tokenizer.tokenizer import Tokenizer
@@ -69,7 +70,11 @@ def build_core(config: EngineConfig, path: Path, tokenizer: Tokenizer) -> tuple[
     """
     with loading_progress(path.name) as on_progress:
         runner = build_runner(
-            path, config.model, max_kv_tokens=config.cache.max_kv_tokens, on_progress=on_progress
+            path,
+            config.model,
+            max_kv_tokens=config.cache.max_kv_tokens,
+            steps=config.scheduler,
+            on_progress=on_progress,
         )
     if tokenizer.vocab_size > runner.vocab_size:
         logger.warning(
@@ -111,6 +116,7 @@ def _check(config: EngineConfig) -> None:
         given = getattr(config.model, name)
         if given not in get_args(kind):
             raise InvalidRequest(f"{name} must be one of {', '.join(get_args(kind))}, got {given!r}")
+    check_float("gpu_memory_fraction", config.model.gpu_memory_fraction, 0.01, 1.0)
     if isinstance(config.seed, bool) or not isinstance(config.seed, int):
         raise InvalidRequest(f"seed must be an integer, got {type(config.seed).__name__}")
     limit = config.cache.max_kv_tokens

@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from ramet.config import SchedulerConfig
 from ramet.engine.compiling import Compiling
-from ramet.engine.inputs import build_model_input
+from ramet.engine.inputs import build_model_input, build_sampling
 from ramet.engine.messages import (
     Abort,
     AddRequest,
@@ -22,6 +23,7 @@ from ramet.engine.messages import (
     Shutdown,
 )
 from ramet.errors import (
+    EngineDead,
     EngineError,
     InvalidRequest,
     Overloaded,
@@ -31,8 +33,9 @@ from ramet.errors import (
     UnsupportedFeature,
 )
 from ramet.grammar.compiler import GrammarCompiler
-from ramet.model_io import ModelRunner
+from ramet.model_io import DrawnStep, LaunchedStep, ModelRunner
 from ramet.radix import PrefixCache
+from ramet.scheduler.batch import Batch
 from ramet.scheduler.request import Request, RequestOutput
 from ramet.scheduler.scheduler import Scheduler
 from ramet.scheduler.stop import StopChecker
@@ -40,6 +43,8 @@ from ramet.stats import EngineStats
 from ramet.tokenizer.vocab import Vocab
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class EngineCore:
@@ -68,25 +73,53 @@ class EngineCore:
         self.cache = PrefixCache(runner.num_slots, reuse=enable_prefix_cache)
         self._enable_prefix_cache = enable_prefix_cache
         self.scheduler = Scheduler(self.cache, config, clock=clock)
+        self._overlap = config.overlap and runner.is_asynchronous
+        self._drawn: tuple[Batch, DrawnStep] | None = None  # the step whose results nobody has taken yet
         self.max_sequence_tokens = min(runner.context_length, runner.num_slots)
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step: the loop a reader should meet first."""
+        """Compute one step: the loop a reader should meet first.
+
+        Where the device computes while Python goes on, a step is launched before the results of the one
+        before it are there: tokens that are not known yet are guessed by name (`Request.guess`). What it is
+        to draw is said once they are: masks of grammars and penalties need them.
+        """
         batch = self.scheduler.schedule()
-        if batch is None:
-            return []
-        try:
-            output = self._runner.execute(build_model_input(batch, self._runner.vocab_size))
-        except Exception as error:  # whatever a kernel raises must not take the engine along
-            logger.exception("a step of %d rows failed", batch.num_rows)
-            reason = f"the step that computed this request failed: {type(error).__name__}: {error}"
+        launched = None if batch is None else _attempt(lambda: self._launch(batch))
+        outputs = self._collect()
+        if batch is not None and launched is not None:
+            outputs += self._draw(batch, launched)
+        return outputs if self._overlap else outputs + self._collect()
+
+    def _launch(self, batch: Batch) -> LaunchedStep:
+        launched = self._runner.launch(build_model_input(batch))
+        self.scheduler.launched(batch)
+        return launched
+
+    def _draw(self, batch: Batch, launched: LaunchedStep | EngineError) -> list[RequestOutput]:
+        """Let a launched step draw. Requests of one that could not be launched, or drawn, fail."""
+        outcome: DrawnStep | EngineError
+        if isinstance(launched, EngineError):
+            outcome = launched
+        else:
+            outcome = _attempt(lambda: launched.draw(build_sampling(batch, self._runner.vocab_size)))
+        if isinstance(outcome, EngineError):
             request_ids = [request.request_id for request in batch.requests]
-            return self.scheduler.fail(request_ids, EngineError, reason)
-        return self.scheduler.update(batch, output)
+            return self.scheduler.fail(request_ids, EngineError, str(outcome))
+        self._drawn = batch, outcome
+        return []
+
+    def _collect(self) -> list[RequestOutput]:
+        """The results of the step drawn last, if nobody has taken them."""
+        if self._drawn is None:
+            return []
+        batch, drawn = self._drawn
+        self._drawn = None
+        return self.scheduler.update(batch, drawn.collect())
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self._drawn is not None or self.scheduler.has_work
 
     def handle(self, *messages: Message) -> list[Output]:
         """Take messages that were sent together; what can be answered at once is.
@@ -227,6 +260,17 @@ class EngineCore:
                 "raise max_kv_tokens"
             )
         return max(self.max_sequence_tokens - len(token_ids), 0)
+
+
+def _attempt(part: Callable[[], T]) -> T | EngineError:
+    """A part of a step, or why it failed; an engine that is dead does not go on."""
+    try:
+        return part()
+    except EngineDead:
+        raise
+    except Exception as error:  # whatever a kernel raises must not take the engine along
+        logger.exception("a step failed")
+        return EngineError(f"the step that computed this request failed: {type(error).__name__}: {error}")
 
 
 def _refusal(message: AddRequest, error: RametError) -> RequestOutput:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from itertools import accumulate, chain
-from operator import itemgetter
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -20,12 +19,12 @@ from ramet.model_io import (
     UInt32Array,
 )
 from ramet.radix import span_of
-from ramet.scheduler.batch import Batch, LogitsPoint, Visit
+from ramet.scheduler.batch import Batch, Visit
 from ramet.scheduler.request import Request
 
 
-def build_model_input(batch: Batch, vocab_size: int) -> ModelInput:
-    """The arrays of one step of a model with so many logits."""
+def build_model_input(batch: Batch) -> ModelInput:
+    """The arrays of the rows of one step."""
     computed = [visit.rows for visit in batch.visits if visit.rows is not None]
     return ModelInput(
         input_ids=np.concatenate([rows.take(rows.node.key) for rows in computed]),
@@ -34,7 +33,9 @@ def build_model_input(batch: Batch, vocab_size: int) -> ModelInput:
         ),
         slot_ids=np.concatenate([rows.take(span_of(rows.node).slots) for rows in computed]),
         segments=_segments(batch.visits),
-        sampling=_sampling(batch.samples + batch.compared, vocab_size),
+        logit_rows=np.array(
+            sorted({point.row for point in batch.samples} | {point.row for point in batch.scores}), np.int32
+        ),
         score_rows=np.array([point.row for point in batch.scores], dtype=np.int32),
         score_token_ids=np.array(
             [point.request.token_ids[point.position + 1] for point in batch.scores], dtype=np.int32
@@ -49,38 +50,57 @@ def _segments(visits: list[Visit]) -> Segments:
     takes the slots of the unfinished chunk above it along, and a finished one is shared by all rows below.
     """
     runs: list[Int32Array] = []  # per visit: the slots from where its first chunk begins to where it ends
-    chunks: list[tuple[int, int, int, Int32Array]] = []  # first position, rows from and to, slots
-    for visit in visits:
+    facts: list[tuple[int, ...]] = []
+    probed: list[tuple[int, Sequence[int]]] = []
+    for index, visit in enumerate(visits):
         node, rows = visit.node, visit.rows
-        own_positions = rows.positions if rows is not None else ()
-        own_end = visit.first_row + len(own_positions)
-        slots = span_of(node).slots
-        if rows is not None:  # slots behind its rows hold nothing yet; no row attends to them
-            slots = slots[: rows.end]
+        slots, num_own, stretch = span_of(node).slots, 0, node.end
+        if rows is not None:
+            slots = slots[: rows.end]  # those behind its rows hold nothing yet; no row attends to them
+            num_own, stretch = rows.num_rows, node.start + rows.begin
+            if rows.probes:
+                probed.append((index, rows.positions))
         above = node.start % CHUNK_TOKENS
         if above:
             slots = np.concatenate((runs[visit.parent][-above:], slots))
         runs.append(slots)
-        begin, end = node.start - above, node.start - above + len(slots)
-        for position in range(begin, end, CHUNK_TOKENS):
-            first_row = visit.first_row + bisect_left(own_positions, position)
-            # All rows below read a whole chunk here; an unfinished one they take along.
-            end_row = visit.end_row if position + CHUNK_TOKENS <= end else own_end
-            if first_row < end_row:
-                chunk = slots[position - begin : position - begin + CHUNK_TOKENS]
-                chunks.append((position, first_row, end_row, chunk))
-    chunks.sort(key=itemgetter(0))  # stable: rows ascend among chunks of one position
-    first_position, row_begin, row_end, slots_of = zip(*chunks, strict=True)
+        first_row = visit.first_row
+        facts.append((node.start - above, len(slots), first_row, visit.end_row, first_row + num_own, stretch))
+    begin, length, visit_row, visit_end, own_end, stretch_begin = np.array(facts, dtype=np.int32).T
+
+    # One line per chunk of a run. Lines have room for a whole chunk, so that they can be sorted as they are.
+    num_chunks = -(-length // CHUNK_TOKENS)
+    first_chunk = np.cumsum(num_chunks, dtype=np.int32) - num_chunks
+    lines = np.empty((int(num_chunks.sum()), CHUNK_TOKENS), dtype=np.int32)
+    flat = lines.reshape(-1)
+    for run, place in zip(runs, (first_chunk * CHUNK_TOKENS).tolist(), strict=True):
+        flat[place : place + len(run)] = run
+    of_visit = np.repeat(np.arange(len(visits), dtype=np.int32), num_chunks)
+    within = (np.arange(len(lines), dtype=np.int32) - first_chunk[of_visit]) * CHUNK_TOKENS
+    position = begin[of_visit] + within
+    size = np.minimum(length[of_visit] - within, CHUNK_TOKENS)
+    # Rows before the chunk do not see it
+    row_begin = visit_row[of_visit] + np.maximum(position - stretch_begin[of_visit], 0)
+    for index, positions in probed:
+        some = slice(int(first_chunk[index]), int(first_chunk[index] + num_chunks[index]))
+        row_begin[some] = visit_row[index] + np.searchsorted(positions, position[some])
+    # All rows below read a whole chunk; an unfinished one they take along
+    row_end = np.where(size == CHUNK_TOKENS, visit_end[of_visit], own_end[of_visit])
+    order = np.flatnonzero(row_begin < row_end)
+    order = order[np.argsort(position[order], kind="stable")]  # rows ascend among chunks of one position
+    size = size[order]
     return Segments(
-        row_begin=np.array(row_begin, dtype=np.int32),
-        row_end=np.array(row_end, dtype=np.int32),
-        first_position=np.array(first_position, dtype=np.int32),
-        slot_offsets=np.array([0, *accumulate(map(len, slots_of))], dtype=np.int32),
-        slots=np.concatenate(slots_of),
+        row_begin=row_begin[order],
+        row_end=row_end[order],
+        first_position=position[order],
+        slot_offsets=np.concatenate(([0], np.cumsum(size))).astype(np.int32),
+        slots=lines[order][np.arange(CHUNK_TOKENS) < size[:, None]],
     )
 
 
-def _sampling(points: list[LogitsPoint], vocab_size: int) -> Sampling:
+def build_sampling(batch: Batch, vocab_size: int) -> Sampling:
+    """What a step draws from so many logits, as its requests stand now."""
+    points = batch.samples + batch.compared
     requests = [point.request for point in points]
     params = [request.params for request in requests]
     return Sampling(

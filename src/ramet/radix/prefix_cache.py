@@ -164,6 +164,29 @@ class PrefixCache:
             break
         return True
 
+    def rename_last(self, path: Path, token_id: int) -> None:
+        """The last token of a path, put there under a name that nobody else uses, has become known."""
+        tail = path.tail
+        assert not tail.children and span_of(tail).num_tails == 1, tail
+        if len(tail) == 1 and tail.parent is not None and token_id in tail.parent.children:
+            self.drop_last(path)  # somebody else has put it there meanwhile
+            self.extend(path, [token_id])
+        else:
+            self._tree.rename_last(tail, token_id)
+
+    def drop_last(self, path: Path) -> None:
+        """Take the last token off a path; it must stand there under a name that nobody else uses."""
+        tree, tail = self._tree, path.tail
+        assert not tail.children and span_of(tail).num_tails == 1, tail
+        parent = tail.parent if len(tail) == 1 else tree.split(tail, len(tail) - 1)
+        assert parent is not None and not parent.is_root, tail
+        tree.unlock_child(tail)
+        removed = tree.remove(tail)
+        self._slots.free(removed.slots)
+        self.num_pending_tokens -= 1 - removed.num_computed
+        span_of(parent).num_tails += 1
+        path.tail = parent
+
     def release(self, path: Path) -> None:
         """Let a path go.
 

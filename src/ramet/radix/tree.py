@@ -170,6 +170,16 @@ class RadixTree(Generic[P]):
         node._key.extend(key)
         self.num_tokens += len(key)
 
+    def rename_last(self, leaf: Node[P], token_id: int) -> None:
+        """Change the last token of a leaf; its parent must have no child that starts like it then."""
+        parent = leaf.parent
+        assert parent is not None and not leaf.children, leaf
+        if len(leaf) == 1:
+            assert token_id not in parent.children, (token_id, parent)
+            del parent.children[int(leaf.key[0])]
+            parent.children[token_id] = leaf
+        leaf._key.set_last(token_id)
+
     def merge_into_child(self, node: Node[P]) -> Node[P]:
         """Undo a split: an only child takes over its parent's tokens. The caller joins the payloads.
 
@@ -206,6 +216,15 @@ class RadixTree(Generic[P]):
         child.last_access = self._tick()
         if child.lock_count == 1:
             self.num_unlocked_tokens -= len(child)
+
+    def unlock_child(self, child: Node[P]) -> None:
+        """Let a lock that ends at a leaf end at its parent: undo `lock_child`."""
+        assert child.lock_count > 0 and not child.children, child
+        child.lock_count -= 1
+        child.last_access = self._tick()
+        if child.lock_count == 0:
+            self.num_unlocked_tokens += len(child)
+            self._offer(child)
 
     def unlock(self, node: Node[P]) -> None:
         """Undo one `lock` of this path."""

@@ -33,6 +33,9 @@ class Int32Vector:
         self._buffer[self._length : needed] = values
         self._length = needed
 
+    def set_last(self, value: int) -> None:
+        self._buffer[self._length - 1] = value
+
     def prepend(self, values: Int32Array) -> None:
         self._buffer = np.concatenate([values, self.view])
         self._length = len(self._buffer)

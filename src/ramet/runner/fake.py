@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ramet.model_io import CHUNK_TOKENS, ModelInput, ModelOutput, Sampling
+from ramet.model_io import CHUNK_TOKENS, Finished, ModelInput, ModelOutput, Sampling
 
 Context = tuple[int, ...]
 
@@ -39,7 +40,9 @@ class FakeRunner:
         num_slots: int = 4096,
         vocab_size: int = 1000,
         context_length: int = 2048,
+        is_asynchronous: bool = False,
         before_step: Callable[[ModelInput], None] | None = None,
+        before_draw: Callable[[Sampling], None] | None = None,
     ) -> None:
         """
         Args:
@@ -47,13 +50,18 @@ class FakeRunner:
             num_slots: slots of the pool.
             vocab_size: number of tokens.
             context_length: most positions of a sequence.
+            is_asynchronous: what it says of itself; results are there at once in any case.
             before_step: called with each input before anything is computed; may raise to fail the step.
+            before_draw: the same for what is to be sampled.
         """
         self._next_token = next_token
         self._num_slots = num_slots
         self._vocab_size = vocab_size
         self._context_length = context_length
+        self._is_asynchronous = is_asynchronous
         self._before_step = before_step
+        self._before_draw = before_draw
+        self._drawn = np.zeros(0, dtype=np.int32)
         self._slot_token = np.full(num_slots, -1, dtype=np.int64)
         self._slot_position = np.full(num_slots, -1, dtype=np.int64)
         self._closed = False
@@ -81,10 +89,15 @@ class FakeRunner:
     def kernels(self) -> str:
         return "none: a function of the context"
 
-    def execute(self, model_input: ModelInput) -> ModelOutput:
-        assert not self._closed, "execute() after close()"
+    @property
+    def is_asynchronous(self) -> bool:
+        return self._is_asynchronous
+
+    def launch(self, model_input: ModelInput) -> FakeStep:
+        assert not self._closed, "launch() after close()"
         if self._before_step is not None:
             self._before_step(model_input)
+        model_input = replace(model_input, input_ids=self._known(model_input.input_ids))
         self._check_rows(model_input)
         self._slot_token[model_input.slot_ids] = model_input.input_ids
         self._slot_position[model_input.slot_ids] = model_input.positions
@@ -92,7 +105,26 @@ class FakeRunner:
         self.steps += 1
         self.rows += len(model_input.input_ids)
         self.rows_of_steps.append(len(model_input.input_ids))
-        return self._output(model_input, contexts)
+        return FakeStep(self, model_input, contexts)
+
+    def draw(self, model_input: ModelInput, contexts: list[Context], sampling: Sampling) -> ModelOutput:
+        """What a step puts out; for `FakeStep`."""
+        if self._before_draw is not None:
+            self._before_draw(sampling)
+        wanted = np.unique(np.concatenate((sampling.rows, model_input.score_rows)))
+        assert wanted.tolist() == model_input.logit_rows.tolist(), (wanted, model_input.logit_rows)
+        output = self._output(model_input, contexts, sampling)
+        self._drawn = output.token_ids
+        return output
+
+    def _known(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The ids with those in it that the step before drew."""
+        unknown = np.flatnonzero(input_ids < 0)
+        samples = -1 - input_ids[unknown]
+        _check_range("sample of the step before", samples, len(self._drawn))
+        input_ids = input_ids.copy()
+        input_ids[unknown] = np.maximum(self._drawn[samples], 0)
+        return input_ids
 
     def close(self) -> None:
         self._closed = True
@@ -124,9 +156,8 @@ class FakeRunner:
             assert first == (position, token), (
                 f"slot {slot} is written twice: (position, token) {first} and {(position, token)}"
             )
-        for name in ("rows", "score_rows"):
-            rows = model_input.sampling.rows if name == "rows" else model_input.score_rows
-            _check_range(name, rows, num_rows)
+        _check_range("logit_rows", model_input.logit_rows, num_rows)
+        _check_range("score_rows", model_input.score_rows, num_rows)
         _check_range("score token id", model_input.score_token_ids, self._vocab_size)
 
     def _contexts(self, model_input: ModelInput) -> list[Context]:
@@ -169,8 +200,7 @@ class FakeRunner:
 
     # ---------------------------------------------------------------------------------------- the output
 
-    def _output(self, model_input: ModelInput, contexts: list[Context]) -> ModelOutput:
-        sampling = model_input.sampling
+    def _output(self, model_input: ModelInput, contexts: list[Context], sampling: Sampling) -> ModelOutput:
         num_samples = len(sampling.rows)
         max_top = max(int(sampling.num_top_logprobs.max(initial=0)), 0)
         output = ModelOutput(
@@ -217,6 +247,18 @@ class FakeRunner:
             logits[allowed == 0] = -np.inf
         best = int(logits.argmax())
         return best if np.isfinite(logits[best]) else -1
+
+
+@dataclass(frozen=True, slots=True)
+class FakeStep:
+    """A `LaunchedStep` of a fake runner."""
+
+    runner: FakeRunner
+    model_input: ModelInput
+    contexts: list[Context]
+
+    def draw(self, sampling: Sampling) -> Finished:
+        return Finished(self.runner.draw(self.model_input, self.contexts, sampling))
 
 
 def _check_range(name: str, values: NDArray[np.int32], limit: int) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ramet.errors import EngineDead
-from ramet.model_io import ModelInput, ModelOutput
+from ramet.model_io import Finished, ModelInput, ModelOutput, Sampling
 from ramet.models.config import ModelConfig
 from ramet.runner.native_sampler import NativeSampler
 from ramet.runner.pool_memory import PoolMemory
@@ -76,31 +77,36 @@ class NativeModelRunner:
     def kernels(self) -> str:
         return self._kernels
 
-    def execute(self, model_input: ModelInput) -> ModelOutput:
+    @property
+    def is_asynchronous(self) -> bool:
+        return False
+
+    def launch(self, model_input: ModelInput) -> NativeStep:
         decoder = self._decoder
         if decoder is None:
             raise EngineDead("the model runner has been closed")
-        with self._pool_memory.in_use():
-            return self._execute(decoder, model_input)
-
-    def _execute(self, decoder: _cpu.Decoder, model_input: ModelInput) -> ModelOutput:
-        # Plain Python: the caches are full of weights now, and NumPy functions have to be fetched anew
-        wanted_rows = {*model_input.sampling.rows.tolist(), *model_input.score_rows.tolist()}
-        wanted = np.array(sorted(wanted_rows), dtype=np.int32)
-        hidden = np.empty((len(wanted), self._config.hidden_size), dtype=np.float32)
+        hidden = np.empty((len(model_input.logit_rows), self._config.hidden_size), dtype=np.float32)
         segments = model_input.segments
-        decoder.forward(
-            model_input.input_ids,
-            model_input.positions,
-            model_input.slot_ids,
-            segments.row_begin,
-            segments.row_end,
-            segments.first_position,
-            segments.slot_offsets,
-            segments.slots,
-            wanted,
-            hidden,
-        )
+        with self._pool_memory.in_use():
+            decoder.forward(
+                model_input.input_ids,
+                model_input.positions,
+                model_input.slot_ids,
+                segments.row_begin,
+                segments.row_end,
+                segments.first_position,
+                segments.slot_offsets,
+                segments.slots,
+                model_input.logit_rows,
+                hidden,
+            )
+        return NativeStep(self, model_input, hidden)
+
+    def draw(self, model_input: ModelInput, hidden: NDArray[np.float32], sampling: Sampling) -> ModelOutput:
+        """Logits of the rows that are wanted, and samples from them; for `NativeStep`."""
+        decoder = self._decoder
+        if decoder is None:
+            raise EngineDead("the model runner has been closed")
 
         def logits_of(begin: int, end: int) -> NDArray[np.float32]:
             started = time.perf_counter()
@@ -112,7 +118,11 @@ class NativeModelRunner:
 
         started = time.perf_counter()
         output = self._sampler.sample(
-            logits_of, wanted, model_input.sampling, model_input.score_rows, model_input.score_token_ids
+            logits_of,
+            model_input.logit_rows,
+            sampling,
+            model_input.score_rows,
+            model_input.score_token_ids,
         )
         if self._profile is not None:
             self._profile["sampling"] += time.perf_counter() - started - self._profile["logits"]
@@ -135,3 +145,15 @@ class NativeModelRunner:
     def close(self) -> None:
         self._pool_memory.close()
         self._decoder = None
+
+
+@dataclass(frozen=True, slots=True)
+class NativeStep:
+    """A `LaunchedStep` whose rows are computed."""
+
+    runner: NativeModelRunner
+    model_input: ModelInput
+    hidden: NDArray[np.float32]  # [num_logit_rows, hidden_size]
+
+    def draw(self, sampling: Sampling) -> Finished:
+        return Finished(self.runner.draw(self.model_input, self.hidden, sampling))

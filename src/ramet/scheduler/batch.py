@@ -84,7 +84,8 @@ class Batch:
     samples: list[LogitsPoint] = field(default_factory=list)
     scores: list[LogitsPoint] = field(default_factory=list)
     compared: list[LogitsPoint] = field(default_factory=list)  # the scores that want alternatives: drawn too
-    cached: list[Request] = field(default_factory=list)  # only wanted their prompt computed, and have it now
+    cached: list[Request] = field(default_factory=list)  # only want their prompt computed, and have it then
+    void: set[int] = field(default_factory=set)  # samples that turned out not to be wanted
 
     def computed(self) -> Iterator[tuple[KVNode, int]]:
         """Every node that gains KV, parents first, and how many of its tokens will then have it."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from ramet.errors import RametError
 from ramet.grammar.matcher import GrammarMatcher
-from ramet.model_io import Int32Array, UInt32Array
-from ramet.radix import Path
+from ramet.model_io import Int32Array, ModelOutput, UInt32Array
+from ramet.radix import Path, span_of
 from ramet.sampling_params import SamplingParams
 from ramet.scheduler.stop import Stop, StopChecker
 from ramet.types import FinishReason
@@ -28,6 +28,16 @@ class RawLogprob(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
     top_token_ids: list[int]
     top_logprobs: list[float]
+
+    @classmethod
+    def of(cls, request: Request, logprob: float, output: ModelOutput, place: int | None) -> RawLogprob:
+        """That of a token with the alternatives that its request wants; they stand at ``place``."""
+        top = (request.params.logprobs or 0) if place is not None else 0
+        return cls(
+            float(logprob),
+            output.top_token_ids[place, :top].tolist() if top else [],
+            output.top_logprobs[place, :top].tolist() if top else [],
+        )
 
 
 class RequestOutput(msgspec.Struct, kw_only=True, omit_defaults=True, tag=True):
@@ -54,7 +64,9 @@ class Request:
 
     ``token_ids`` are prompt and output; ``path`` says how many of them stand in the tree. The *logits
     cursor* is the next position whose logits are wanted: of the last token to sample another one, of each
-    token before a scored one.
+    token before a scored one. It moves on when a step is launched.
+
+    While a token is being drawn, its place may be taken by `guess`, so that the row after it can be planned.
     """
 
     def __init__(
@@ -100,6 +112,8 @@ class Request:
         self.penalized: dict[int, int] = {}
         if params.repetition_penalty != 1.0:
             self.penalized = dict.fromkeys(token_ids, 0)
+        self.sample_index: int | None = None  # of the sample that the step launched last draws for it
+        self.is_guessing = False  # its last token stands for one that is being drawn
         if score_from is not None:
             self.logits_cursor = max(score_from - 1, 0)
         else:
@@ -109,6 +123,37 @@ class Request:
     def num_path_tokens(self) -> int:
         """Tokens whose KV is needed. Nothing follows the last token of a scored continuation."""
         return len(self.token_ids) - 1 if self.score_from is not None else len(self.token_ids)
+
+    @property
+    def wants_nothing(self) -> bool:
+        """Whether all it wants is in steps that were launched."""
+        return self.logits_cursor >= self.num_path_tokens
+
+    @property
+    def needs_many_rows(self) -> bool:
+        """Whether more than its last token has no KV."""
+        assert self.path is not None, self.request_id
+        tail, above = self.path.tail, self.path.tail.parent
+        above_pending = above is not None and not above.is_root and span_of(above).num_computed < len(above)
+        return above_pending or len(tail) - span_of(tail).num_computed > 1
+
+    def guess(self) -> None:
+        """Let the token that is being drawn take its place under a name, if one is to follow it.
+
+        The name is ``-1 - k`` for sample ``k`` (`ramet.model_io.ModelInput`); no two requests share it.
+        """
+        if self.sample_index is None or self.is_guessing:
+            return
+        if len(self.token_ids) + 1 - self.num_prompt_tokens < self.params.max_tokens:
+            self.logits_cursor = len(self.token_ids)
+            self.token_ids.append(-1 - self.sample_index)
+            self.is_guessing = True
+
+    def forget_guess(self) -> None:
+        """Undo `guess`."""
+        assert self.is_guessing, self.request_id
+        del self.token_ids[-1]
+        self.is_guessing = False
 
     def path_tokens(self) -> Int32Array:
         """The tokens whose KV is needed, as an array."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from ramet.config import SchedulerConfig
 from ramet.errors import EngineError, InvalidRequest, Overloaded, PromptTooLong, RametError, RequestAborted
 from ramet.model_io import ModelOutput
-from ramet.radix import Leases, Path, PrefixCache, span_of
+from ramet.radix import Leases, Path, PrefixCache
 from ramet.scheduler.batch import Batch, BatchBuilder, LogitsPoint
+from ramet.scheduler.limits import check_config
 from ramet.scheduler.policy import POLICIES
 from ramet.scheduler.request import RawLogprob, Request, RequestOutput, Status
 from ramet.scheduler.stop import Stop
@@ -27,22 +28,6 @@ ADMISSION_RESERVE = 8
 """Slots kept for the next tokens of each running request when another one is admitted."""
 
 NOT_FINITE = "the model's logits are not finite"
-
-
-def check_config(config: SchedulerConfig) -> None:
-    """Refuse options that make no sense; before a model is loaded for them.
-
-    Raises:
-        InvalidRequest: an unknown policy, or a limit below 1.
-    """
-    if config.policy not in POLICIES:
-        raise InvalidRequest(f"policy must be one of {', '.join(sorted(POLICIES))}, got {config.policy!r}")
-    for name in ("max_batch_tokens", "max_running_requests", "max_waiting_requests"):
-        limit = getattr(config, name)
-        if name == "max_waiting_requests" and limit is None:
-            continue
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidRequest(f"{name} must be an integer of at least 1, got {limit!r}")
 
 
 class Scheduler:
@@ -70,6 +55,7 @@ class Scheduler:
         self._held: dict[str, Request] = {}  # accepted, and not begun
         self._waiting = WaitingQueue(POLICIES[config.policy], cache)  # of one priority, the preempted first
         self._running: dict[str, Request] = {}  # in order of admission: the youngest gives way first
+        self._newest: Batch | None = None  # the step launched last, until its results are there
         self._stats = EngineStats(total_slots=cache.num_slots)
 
     @property
@@ -157,11 +143,32 @@ class Scheduler:
         # The tree keeps its shape from here on. Requests that need one row go first, so that a long
         # prompt computed in chunks never holds up decoding.
         builder = BatchBuilder(self._max_batch_tokens)
-        for request in sorted(self._running.values(), key=_needs_many_rows):
+        for request in sorted(self._running.values(), key=lambda request: request.needs_many_rows):
             if builder.budget == 0:
                 break
-            builder.add(request)
+            if not request.wants_nothing:
+                builder.add(request)
         return builder.build()
+
+    def launched(self, batch: Batch) -> None:
+        """A step is on its way: what it computes is there for every step after it, and ordered only once."""
+        for node, num_computed in batch.computed():
+            self._cache.mark_computed(node, num_computed)
+        self._forget_samples()
+        self._newest = batch
+        for index, point in enumerate(batch.samples):
+            point.request.sample_index = index
+            point.request.logits_cursor = point.position + 1
+        for point in batch.scores:
+            point.request.logits_cursor = point.position + 1
+        for request in batch.cached:
+            request.logits_cursor = request.num_path_tokens
+
+    def _forget_samples(self) -> None:
+        if self._newest is not None:
+            for point in self._newest.samples:
+                point.request.sample_index = None
+            self._newest = None
 
     def _grow_running(self) -> bool:
         """Put the tokens appended last into the tree; if slots run out, others give way: of those with
@@ -176,6 +183,7 @@ class Scheduler:
     def _grow(self, request: Request) -> bool:
         path = request.path
         assert path is not None, request.request_id
+        request.guess()
         length = path.length
         return length == request.num_path_tokens or self._cache.extend(path, request.token_ids[length:])
 
@@ -214,6 +222,8 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Let a request wait again. Its KV stays as ordinary cache until someone needs the room."""
         self._leave(request)
+        if request.params.max_tokens == 0 and request.score_from is None:
+            request.logits_cursor = request.num_path_tokens - 1  # computed once more
         self._stats.preemptions += 1
         request.status = Status.WAITING
         request.queued_at_step = self._stats.steps
@@ -223,6 +233,10 @@ class Scheduler:
         self._held.pop(request.request_id, None)
         self._running.pop(request.request_id, None)
         self._waiting.remove(request.request_id)
+        if request.is_guessing:
+            request.forget_guess()
+            if request.path is not None and request.path.length > request.num_path_tokens:
+                self._cache.drop_last(request.path)
         if request.path is not None:
             self._cache.release(request.path)
             request.path = None
@@ -230,19 +244,25 @@ class Scheduler:
     # ------------------------------------------------------------------------------------ results
 
     def update(self, batch: Batch, output: ModelOutput) -> list[RequestOutput]:
-        """Take the results of a step: what each request put out in it."""
+        """Take the results of a launched step: what each request put out in it.
+
+        One more may have been launched since; requests may have been aborted or preempted.
+        """
+        if batch is self._newest:
+            self._forget_samples()
         self._stats.steps += 1
         self._stats.rows += batch.num_rows
         self._stats.computed_tokens += batch.num_prompt_rows
-        for node, num_computed in batch.computed():
-            self._cache.mark_computed(node, num_computed)
-        outputs = [self._finish_cached(request) for request in batch.cached]
-        outputs += [self._take_sample(point, index, output) for index, point in enumerate(batch.samples)]
+        cached = [request for request in batch.cached if request.status is Status.RUNNING]
+        outputs = [self._finish_cached(request) for request in cached]
+        for index, point in enumerate(batch.samples):
+            if index not in batch.void and point.request.status is not Status.FINISHED:
+                outputs.append(self._take_sample(point, index, output))
         compared = {point: place for place, point in enumerate(batch.compared, start=len(batch.samples))}
         scored: dict[str, RequestOutput] = {}
         for index, point in enumerate(batch.scores):
-            if point.request.status is Status.RUNNING:
-                raw = _raw_logprob(point.request, output.score_logprobs[index], output, compared.get(point))
+            if point.request.status is not Status.FINISHED:
+                raw = RawLogprob.of(point.request, output.score_logprobs[index], output, compared.get(point))
                 self._take_score(point, raw, scored)
         return outputs + list(scored.values())
 
@@ -265,14 +285,39 @@ class Scheduler:
         if token_id < 0:
             return self._finish(request, None, error=EngineError(NOT_FINITE))
         self._stats.generated_tokens += 1
+        guessed = request.is_guessing
+        if guessed:
+            request.forget_guess()
+        token_ids: list[int] = []
+        stop, failure = None, None
         try:
             token_ids, stop = request.take(token_id)
         except InvalidRequest as error:
-            return self._finish(request, None, error=error)
+            failure = error
+        if guessed:
+            self._settle(request, token_id, token_ids)
+        if failure is not None:
+            return self._finish(request, None, error=failure)
         self._stats.jump_forward_tokens += len(token_ids) - 1
         wanted = request.params.logprobs is not None
-        logprobs = [_raw_logprob(request, output.logprobs[index], output, index)] if wanted else []
+        logprobs = [RawLogprob.of(request, output.logprobs[index], output, index)] if wanted else []
         return self._put_out(request, token_ids, stop, logprobs)
+
+    def _settle(self, request: Request, token_id: int, token_ids: list[int]) -> None:
+        """A token that was guessed is known: it has a row in the tree, and perhaps one in the newest step."""
+        assert request.path is not None, request.request_id
+        if token_ids[:1] == [token_id]:
+            self._cache.rename_last(request.path, token_id)
+        else:
+            self._cache.drop_last(request.path)
+        if request.sample_index is None:
+            return
+        if token_ids == [token_id]:
+            request.logits_cursor = len(request.token_ids)  # what follows it is being drawn
+        else:  # it is not the last one: what is drawn after it is of no use
+            assert self._newest is not None
+            self._newest.void.add(request.sample_index)
+            request.sample_index = None
 
     def _put_out(
         self,
@@ -305,8 +350,7 @@ class Scheduler:
                 output.logprobs.append(None)
         output.token_ids.append(request.token_ids[point.position + 1])
         output.logprobs.append(raw)
-        request.logits_cursor = point.position + 1
-        if request.logits_cursor == len(request.token_ids) - 1:
+        if point.position + 2 == len(request.token_ids):
             final = self._finish(request, Stop("length"))
             output.finish_reason = final.finish_reason
             output.num_cached_tokens = final.num_cached_tokens
@@ -347,20 +391,3 @@ class Scheduler:
             if request is not None:
                 outputs.append(self._finish(request, None, error=kind(message)))
         return outputs
-
-
-def _raw_logprob(request: Request, logprob: float, output: ModelOutput, place: int | None) -> RawLogprob:
-    """The logprob of a token with the alternatives that its request wants; they stand at ``place``."""
-    top = (request.params.logprobs or 0) if place is not None else 0
-    return RawLogprob(
-        float(logprob),
-        output.top_token_ids[place, :top].tolist() if top else [],
-        output.top_logprobs[place, :top].tolist() if top else [],
-    )
-
-
-def _needs_many_rows(request: Request) -> bool:
-    assert request.path is not None, request.request_id
-    tail, above = request.path.tail, request.path.tail.parent
-    above_pending = above is not None and not above.is_root and span_of(above).num_computed < len(above)
-    return above_pending or len(tail) - span_of(tail).num_computed > 1
