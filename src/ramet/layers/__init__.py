@@ -5,5 +5,7 @@ row alone, not on how many rows there are, where the row stands or how threads s
 products therefore have fixed shapes, and elementwise functions avoid operations whose vectorised and
 scalar code paths round differently. tests/layers proves it for what it can reach.
 
-Must not know: models, attention plans, slots.
+`base.Operations` is the seam to models: the functions joined in `reference`, or kernels for GPUs in `triton`.
+
+Must not know: models, attention plans, who owns the pool.
 """

@@ -17,7 +17,8 @@ class CausalModel(Protocol):
     def config(self) -> ModelConfig: ...
 
     def forward(self, batch: ForwardBatch, attention: AttentionBackend, store: KVStore) -> torch.Tensor:
-        """Hidden states ``[num_rows, hidden_size]`` of a planned batch; writes the rows' KV on the way."""
+        """Hidden states ``[num_rows, hidden_size]`` of a planned batch, behind the model's last norm; writes
+        the rows' KV on the way."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The Llama family: Llama, Mistral, Qwen2, Qwen3, SmolLM. Their differences are flags of `ModelConfig`.
 
-Invariant: everything between rows happens in attention; all else treats each row on its own.
+Invariant: everything between rows happens in attention; all else, which `Operations` computes, treats each
+row on its own.
 Must not know: requests, sampling, where weights come from.
 """
 
@@ -11,14 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from ramet.attention.base import AttentionBackend, ForwardBatch, KVStore
-from ramet.layers.activation import silu_and_multiply
-from ramet.layers.linear import linear
-from ramet.layers.norm import rms_norm
-from ramet.layers.rope import RotaryTable, rotate
+from ramet.layers.base import Operations
+from ramet.layers.reference import TorchOperations
+from ramet.layers.rope import RotaryTable
 from ramet.models.config import ModelConfig
 from ramet.models.frequencies import rotary_frequencies
 from ramet.models.stored import OnProgress, StoredWeights
-from ramet.models.torch_weights import tensor
+from ramet.models.tensor_shapes import tensor_shapes
+from ramet.models.torch_weights import TensorLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,6 @@ class Projection:
 
     weight: torch.Tensor  # [out_features, in_features]
     bias: torch.Tensor | None  # [out_features]
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +55,18 @@ class LlamaModel:
         dtype: torch.dtype,
         device: torch.device,
         on_progress: OnProgress | None = None,
+        operations: Operations | None = None,
     ) -> None:
         """
+        Args:
+            operations: computes all but attention; by default torch does.
+
         Raises:
             CorruptWeights: a tensor cannot be read.
             UnsupportedModel: the rope scaling does not fit the model.
         """
         self._config = config
+        self._operations: Operations = operations or TorchOperations()
         loader = _Loader(config, weights, dtype, device)
         total = config.num_layers + 1
         self._embedding = loader.load("model.embed_tokens.weight")
@@ -84,53 +87,54 @@ class LlamaModel:
         return self._config
 
     def forward(self, batch: ForwardBatch, attention: AttentionBackend, store: KVStore) -> torch.Tensor:
-        eps = self._config.rms_norm_eps
+        compute, eps = self._operations, self._config.rms_norm_eps
         cos_sin = self._rotary.lookup(batch.positions)
+        # The norm after each layer is the one that the next begins with, or the model's last
+        norms = [*(layer.input_norm for layer in self._layers), self._norm]
         hidden = self._embedding.index_select(0, batch.input_ids)
+        x = compute.norm(hidden, norms[0], eps)
         for index, layer in enumerate(self._layers):
-            x = rms_norm(hidden, layer.input_norm, eps)
-            queries, keys, values = self._split_heads(layer.qkv(x))
-            if layer.query_norm is not None and layer.key_norm is not None:
-                queries = rms_norm(queries, layer.query_norm, eps)
-                keys = rms_norm(keys, layer.key_norm, eps)
+            keys, values = store.layer(index)
             # Written before attention reads: rows of one step see each other's keys
-            store.write(index, batch.slot_ids, rotate(keys, cos_sin), values)
-            attended = attention.forward(rotate(queries, cos_sin), *store.layer(index), batch)
-            hidden = hidden + layer.output(attended)
-            x = rms_norm(hidden, layer.post_attention_norm, eps)
-            hidden = hidden + layer.down(silu_and_multiply(layer.gate_up(x)))
-        return hidden
+            queries = compute.rotate_and_write(
+                self._project(layer.qkv, x),
+                cos_sin,
+                batch.slot_ids,
+                keys,
+                values,
+                query_norm=layer.query_norm,
+                key_norm=layer.key_norm,
+                eps=eps,
+            )
+            attended = self._project(layer.output, attention.forward(queries, keys, values, batch))
+            hidden, x = compute.add_and_norm(hidden, attended, layer.post_attention_norm, eps)
+            fed = self._project(layer.down, compute.silu_and_multiply(self._project(layer.gate_up, x)))
+            hidden, x = compute.add_and_norm(hidden, fed, norms[index + 1], eps)
+        return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return linear(rms_norm(hidden, self._norm, self._config.rms_norm_eps), self._head).float()
+        return self._operations.linear(hidden, self._head).float()
 
-    def _split_heads(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        config = self._config
-        heads = qkv.view(qkv.shape[0], -1, config.head_dim)
-        keys_from, values_from = config.num_heads, config.num_heads + config.num_kv_heads
-        return heads[:, :keys_from], heads[:, keys_from:values_from], heads[:, values_from:]
+    def _project(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
+        return self._operations.linear(x, projection.weight, projection.bias)
 
 
 class _Loader:
-    """Takes tensors from a checkpoint and casts each one once, so that no second copy stays."""
+    """Makes the parameters of layers out of a checkpoint."""
 
     def __init__(
         self, config: ModelConfig, weights: StoredWeights, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._config = config
-        self._weights = weights
-        self._dtype = dtype
-        self._device = device
+        self._tensors = TensorLoader(weights, tensor_shapes(config), dtype=dtype, device=device)
 
-    def load(self, name: str) -> torch.Tensor:
-        return tensor(self._weights.stored(name)).to(device=self._device, dtype=self._dtype).contiguous()
+    def load(self, *names: str) -> torch.Tensor:
+        return self._tensors.load(*names)
 
     def projection(self, prefix: str, *parts: str, bias: bool) -> Projection:
         """The linear layers ``prefix.part``, stacked in order."""
-        weight = torch.cat([self.load(f"{prefix}.{part}.weight") for part in parts])
-        return Projection(
-            weight, torch.cat([self.load(f"{prefix}.{part}.bias") for part in parts]) if bias else None
-        )
+        weight = self.load(*(f"{prefix}.{part}.weight" for part in parts))
+        return Projection(weight, self.load(*(f"{prefix}.{part}.bias" for part in parts)) if bias else None)
 
     def layer(self, index: int) -> DecoderLayer:
         config, prefix = self._config, f"model.layers.{index}"

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from ramet.errors import UnsupportedModel
+from ramet.layers.base import Operations
 from ramet.models.base import CausalModel
 from ramet.models.config import ModelConfig
 from ramet.models.llama import LlamaModel
@@ -24,6 +25,7 @@ class ModelConstructor(Protocol):
         dtype: torch.dtype,
         device: torch.device,
         on_progress: OnProgress | None = None,
+        operations: Operations | None = None,
     ) -> CausalModel: ...
 
 

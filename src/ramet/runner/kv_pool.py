@@ -15,7 +15,7 @@ class KVPool:
     """
 
     def __init__(self, config: ModelConfig, num_slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (2, num_slots, config.num_kv_heads, config.head_dim)
+        shape = (2, num_slots + 1, config.num_kv_heads, config.head_dim)
         self._num_slots = num_slots
         self._layers = [_zeros(shape, dtype, device) for _ in range(config.num_layers)]
 
@@ -24,15 +24,13 @@ class KVPool:
         return self._num_slots
 
     @property
-    def num_bytes(self) -> int:
-        return sum(pool.nbytes for pool in self._layers)
+    def scratch_slot(self) -> int:
+        """A slot behind all others, for the keys and values of rows that only fill up a batch."""
+        return self._num_slots
 
-    def write(
-        self, layer_index: int, slot_ids: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> None:
-        pool = self._layers[layer_index]
-        pool[0].index_copy_(0, slot_ids, keys.to(pool.dtype))
-        pool[1].index_copy_(0, slot_ids, values.to(pool.dtype))
+    @property
+    def num_bytes(self) -> int:
+        return sum(pool[:, : self._num_slots].nbytes for pool in self._layers)
 
     def layer(self, layer_index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pool = self._layers[layer_index]
@@ -40,8 +38,9 @@ class KVPool:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    as_bytes = (*shape[:-1], shape[-1] * dtype.itemsize)  # NumPy has no bfloat16, and torch little for float8
     if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
+        return torch.zeros(as_bytes, dtype=torch.uint8, device=device).view(dtype)
     # NOTE: NumPy asks the system for zeroed pages, which cost nothing until a slot is used; torch.zeros
     # would write all of them now.
-    return torch.from_numpy(np.zeros((*shape[:-1], shape[-1] * dtype.itemsize), dtype=np.uint8)).view(dtype)
+    return torch.from_numpy(np.zeros(as_bytes, dtype=np.uint8)).view(dtype)
