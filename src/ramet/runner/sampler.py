@@ -6,7 +6,7 @@ Must not know: how logits were computed, requests, text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,32 @@ class Scores:
 
     rows: Int32Array  # [num_scores]
     token_ids: Int32Array  # [num_scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows whose logits are held at the same time."""
+
+    rows: IntIndex  # ascending
+    parts: list[IntIndex]  # samples of these rows, so many at a time that each may have a row of its own
+    scored: IntIndex  # scores of these rows
+
+    def place(self, rows: Int32Array) -> IntIndex:
+        """Which of the block's rows these are."""
+        return np.searchsorted(self.rows, rows)
+
+
+def blocks(sampling: Sampling, scores: Scores, vocab_size: int) -> Iterator[Block]:
+    """Every row that is asked for, once, in blocks of `BLOCK_BYTES` of float32 logits."""
+    rows = np.unique(np.concatenate((sampling.rows, scores.rows))).astype(np.int64)
+    block_rows = max(BLOCK_BYTES // (4 * vocab_size), 1)
+    for begin in range(0, len(rows), block_rows):
+        block = rows[begin : begin + block_rows]
+        samples = np.flatnonzero((sampling.rows >= block[0]) & (sampling.rows <= block[-1]))
+        scored = np.flatnonzero((scores.rows >= block[0]) & (scores.rows <= block[-1]))
+        # Many samples may share a row
+        parts = [samples[first : first + block_rows] for first in range(0, len(samples), block_rows)]
+        yield Block(block, parts, scored)
 
 
 def sample(
@@ -57,24 +83,19 @@ def sample(
         top_logprobs=np.full((num_samples, max_top), -np.inf, dtype=np.float32),
         score_logprobs=np.empty(len(scores.rows), dtype=np.float32),
     )
-    rows = np.unique(np.concatenate((sampling.rows, scores.rows))).astype(np.int64)
-    block_rows = max(BLOCK_BYTES // (4 * vocab_size), 1)
-    for begin in range(0, len(rows), block_rows):
-        block = rows[begin : begin + block_rows]
-        logits = logits_of(torch.from_numpy(block).to(device))
-        samples = np.flatnonzero((sampling.rows >= block[0]) & (sampling.rows <= block[-1]))
-        scored = np.flatnonzero((scores.rows >= block[0]) & (scores.rows <= block[-1]))
-        for first in range(0, len(samples), block_rows):  # many samples may share a row
-            part = samples[first : first + block_rows]
+    for block in blocks(sampling, scores, vocab_size):
+        logits = logits_of(torch.from_numpy(block.rows).to(device))
+        for part in block.parts:
             chosen = sampling if len(part) == num_samples else _take(sampling, part)
-            local_rows = torch.from_numpy(np.searchsorted(block, chosen.rows)).to(device)
+            local_rows = torch.from_numpy(block.place(chosen.rows)).to(device)
             token_ids = _draw_tokens(logits[local_rows], chosen)
             output.token_ids[part] = token_ids
             _fill_logprobs(output, part, logits, local_rows, token_ids, chosen.num_top_logprobs)
-        if len(scored):
-            local = torch.from_numpy(np.searchsorted(block, scores.rows[scored])).to(device)
-            tokens = torch.as_tensor(scores.token_ids[scored], dtype=torch.int64, device=device)
-            output.score_logprobs[scored] = torch.log_softmax(logits, dim=-1)[local, tokens].cpu().numpy()
+        if len(block.scored):
+            local = torch.from_numpy(block.place(scores.rows[block.scored])).to(device)
+            tokens = torch.as_tensor(scores.token_ids[block.scored], dtype=torch.int64, device=device)
+            known = torch.log_softmax(logits, dim=-1)[local, tokens]
+            output.score_logprobs[block.scored] = known.cpu().numpy()
     return output
 
 
