@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 
 from ramet.models.config import ModelConfig
 from ramet.models.gguf_weights import gguf_name
+from ramet.models.stored import StoredWeights
 from ramet.models.tensor_shapes import tensor_shapes
+from ramet.models.torch_weights import TensorLoader
 
 TINY = ModelConfig(
     architecture="llama",
@@ -41,6 +43,12 @@ def random_weights(config: ModelConfig, seed: int = 0) -> Arrays:
     return {
         name: rng.standard_normal(shape).astype(np.float32) for name, shape in tensor_shapes(config).items()
     }
+
+
+def loaded(weights: StoredWeights, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor of the model TINY, as the torch models get it."""
+    loader = TensorLoader(weights, tensor_shapes(TINY), dtype=dtype, device=torch.device("cpu"))
+    return loader.load(name)
 
 
 def interleaved(rows: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from attention.plans import execute
 from models.stored_models import hf_values
 from ramet.config import ModelOptions
 from ramet.errors import CorruptWeights
@@ -42,6 +43,6 @@ def test_a_runner_needs_the_config_only(tmp_path, kernels):
     tokens = []
     for _ in range(2):
         runner = build_runner(tmp_path, options, max_kv_tokens=70)
-        tokens.append(runner.execute(STEP).token_ids[0])
+        tokens.append(execute(runner, STEP).token_ids[0])
         runner.close()
     assert tokens[0] == tokens[1] and 0 <= tokens[0] < runner.vocab_size

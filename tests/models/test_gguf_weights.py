@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from stored_models import TINY, interleaved, random_weights, write_gguf
+from stored_models import TINY, interleaved, loaded, random_weights, write_gguf
 
 from ramet.errors import CorruptWeights, UnsupportedModel
 from ramet.models.stored import as_float32
 from ramet.models.tensor_shapes import tensor_shapes
-from ramet.models.torch_weights import tensor
 from ramet.models.weights import load_model_config, open_weights
 
 DOWN = "model.layers.0.mlp.down_proj.weight"  # rows of 256 values fit every block size
@@ -117,14 +116,15 @@ def test_blocks_mean_what_their_definition_says(tmp_path, kind):
     blocks = random_blocks(kind)
     encoded = blocks.reshape(DOWN_SHAPE[0], -1)
     path = write_gguf(tmp_path / "m.gguf", TINY, random_weights(TINY), raw={DOWN: (encoded, kind)})
-    stored = open_weights(path, TINY).stored(DOWN)
+    opened = open_weights(path, TINY)
+    stored = opened.stored(DOWN)
     assert (stored.shape, stored.type) == (DOWN_SHAPE, kind.name)
     assert np.array_equal(stored.data, encoded)
     expected = [value for block in blocks for value in DEFINITIONS[kind](block.tobytes())]
     values = as_float32(stored)
     assert (values.dtype, values.shape) == (np.float32, DOWN_SHAPE)
     np.testing.assert_allclose(values.ravel(), expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(tensor(stored), torch.from_numpy(values))
+    assert torch.equal(loaded(opened, DOWN), torch.from_numpy(values))
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_floats_come_as_they_are_stored(tmp_path, kind, dtype):
     weights = random_weights(TINY)
     encoded = gguf.quants.quantize(weights[DOWN], kind)
     path = write_gguf(tmp_path / "m.gguf", TINY, weights, raw={DOWN: (encoded, kind)})
-    stored = open_weights(path, TINY).stored(DOWN)
+    opened = open_weights(path, TINY)
+    stored = opened.stored(DOWN)
     assert (stored.shape, stored.type) == (DOWN_SHAPE, kind.name)
     expected = torch.from_numpy(weights[DOWN]).to(dtype)
-    assert tensor(stored).dtype == dtype
-    assert torch.equal(tensor(stored), expected)
+    assert torch.equal(loaded(opened, DOWN, dtype), expected)
     assert np.array_equal(as_float32(stored), expected.float().numpy())
 
 

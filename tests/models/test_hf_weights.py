@@ -12,11 +12,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stored_models import TINY, random_weights, write_hf
+from stored_models import TINY, loaded, random_weights, write_hf
 
 from ramet.errors import CorruptWeights, ModelError, ModelNotFound, UnsupportedModel
 from ramet.models.stored import as_float32
-from ramet.models.torch_weights import tensor
 from ramet.models.weights import open_weights
 
 NAME = "model.layers.1.self_attn.k_proj.weight"
@@ -48,8 +47,7 @@ def test_tensors_come_as_they_are_stored(tmp_path, weights, shards, dtype):
     for name in opened.names():
         stored = opened.stored(name)
         assert (stored.type, stored.shape) == (TYPES[dtype], weights[name].shape)
-        assert tensor(stored).dtype == dtype
-        assert torch.equal(tensor(stored), weights[name])
+        assert torch.equal(loaded(opened, name, dtype), weights[name])
         assert np.array_equal(as_float32(stored), weights[name].float().numpy())
 
 
@@ -67,7 +65,7 @@ def test_a_file_whose_tensors_are_not_aligned(tmp_path, weights):
     join_file(path, header + b" " * (1 - len(header) % 2), data)  # of odd length
     opened = open_weights(tmp_path / "m", TINY)
     for name in opened.names():
-        assert torch.equal(tensor(opened.stored(name)), weights[name])
+        assert torch.equal(loaded(opened, name), weights[name])
         assert np.array_equal(as_float32(opened.stored(name)), weights[name].numpy())
 
 
@@ -84,7 +82,7 @@ def test_what_the_model_does_not_need_is_ignored(tmp_path, weights):
 def test_a_checkpoint_of_the_bare_decoder(tmp_path, weights):
     stored = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
     opened = open_weights(write_hf(tmp_path / "m", TINY, stored), TINY)
-    assert torch.equal(tensor(opened.stored(NAME)), weights[NAME])
+    assert torch.equal(loaded(opened, NAME), weights[NAME])
 
 
 # -------------------------------------------------------------------------------------------- bad files

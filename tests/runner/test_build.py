@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from attention.plans import Sequence, Step, model_input
+from attention.plans import Sequence, Step, execute, given
 from ramet.config import ModelOptions
 from ramet.errors import EngineDead, InvalidRequest, ModelError, UnsupportedFeature, UnsupportedModel
 from ramet.kernels import load_native, why_unavailable
@@ -18,13 +18,13 @@ from ramet.runner.memory import choose_num_slots, slot_bytes
 from ramet.runner.model_runner import TorchModelRunner
 from ramet.runner.native import NativeModelRunner
 from ramet.runner.native_build import choose_num_threads
-from ramet.runner.torch_build import choose_device, choose_dtype
+from ramet.runner.torch_build import choose_device, choose_dtype, choose_kv_dtype
 from runner.tiny_models import CPU, random_weights, tiny_config
 
 NATIVE = load_native()
 with_native = pytest.mark.skipif(NATIVE is None, reason=str(why_unavailable()))
 
-STEP = model_input([Step(Sequence([1, 2, 3], [5, 6, 7]), 0, 3)])
+STEP = given([Step(Sequence([1, 2, 3], [5, 6, 7]), 0, 3)])
 
 
 def runner_of(config, max_kv_tokens=70, **options):
@@ -45,10 +45,10 @@ def messages_of(caplog, config=None, **options):
 
 def check_that_it_runs(runner):
     assert (runner.num_slots, runner.vocab_size, runner.context_length) == (70, 199, 512)
-    assert 0 <= runner.execute(STEP).token_ids[0] < 199
+    assert 0 <= execute(runner, STEP).token_ids[0] < 199
     runner.close()
     with pytest.raises(EngineDead, match="closed"):
-        runner.execute(STEP)
+        execute(runner, STEP)
 
 
 def test_a_runner_on_torch(caplog):
@@ -60,7 +60,8 @@ def test_a_runner_on_torch(caplog):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kv_dtype", "bytes_each"), [("float32", "bfloat16", 2), ("bfloat16", "float32", 4)]
+    ("dtype", "kv_dtype", "bytes_each"),
+    [("float32", "bfloat16", 2), ("bfloat16", "float32", 4), ("bfloat16", "float8", 1)],
 )
 def test_the_torch_pool_may_have_a_dtype_of_its_own(caplog, dtype, kv_dtype, bytes_each):
     given = {"kernels": "torch", "dtype": dtype, "kv_dtype": kv_dtype}
@@ -155,6 +156,24 @@ def test_float16_is_refused_on_the_cpu(kernels):
 
 
 @with_native
+@pytest.mark.parametrize("kernels", ["auto", "native"])
+def test_a_float8_pool_is_refused_by_the_native_kernels(kernels):
+    with pytest.raises(UnsupportedFeature, match="kv_dtype='float8' is not supported by the native kernels"):
+        runner_of(tiny_config(), kernels=kernels, kv_dtype="float8")
+
+
+def test_a_float8_pool_needs_a_gpu_that_converts_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    cuda = torch.device("cuda")
+    with pytest.raises(UnsupportedFeature, match=r"compute capability 8\.9 or more, this one's is 8\.0"):
+        choose_kv_dtype("float8", torch.bfloat16, cuda)
+    assert choose_kv_dtype("bfloat16", torch.float16, cuda) == torch.bfloat16
+    assert choose_kv_dtype("auto", torch.float16, cuda) == torch.float16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert choose_kv_dtype("float8", torch.bfloat16, cuda) == torch.float8_e4m3fn
+
+
+@with_native
 def test_a_native_pool_that_does_not_fit_is_refused_with_numbers():
     with pytest.raises(ModelError, match=r"max_kv_tokens=1,000,000,000,000 needs .* bytes"):
         runner_of(tiny_config(), max_kv_tokens=10**12)
@@ -204,17 +223,18 @@ def test_a_pool_that_cannot_be_is_refused_with_numbers():
         choose_num_slots(config, 4, 10**9, 0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_pool_keeps_what_is_written(dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_the_pool_is_zero_and_keeps_what_is_written(dtype):
     pool = KVPool(tiny_config(), 10, dtype, CPU)
-    keys, values = torch.randn(2, 2, 32).to(dtype), torch.randn(2, 2, 32).to(dtype)
-    pool.write(1, torch.tensor([7, 3]), keys, values)
-    held_keys, held_values = pool.layer(1)
-    assert held_keys.shape == held_values.shape == (10, 2, 32)
-    assert torch.equal(held_keys[[7, 3]], keys)
-    assert torch.equal(held_values[[7, 3]], values)
-    assert not held_keys[0].any()
-    assert not pool.layer(0)[0].any()
+    assert pool.num_bytes == 2 * 2 * 10 * 2 * 32 * dtype.itemsize
+    for held in (*pool.layer(0), *pool.layer(1)):
+        assert held.shape == (pool.scratch_slot + 1, 2, 32)
+        assert held.dtype == dtype
+        assert not held.float().any()
+    written = torch.randn(2, 2, 32).to(dtype).float()
+    pool.layer(1)[0][torch.tensor([7, 3])] = written.to(dtype)
+    assert torch.equal(pool.layer(1)[0].float()[[7, 3]], written)
+    assert not any(held.float().any() for held in (*pool.layer(0), pool.layer(1)[1]))
 
 
 def test_cores_and_memory_respect_the_control_groups(tmp_path, monkeypatch):
@@ -236,6 +256,6 @@ def test_cores_and_memory_respect_the_control_groups(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kernels", ["torch", pytest.param("native", marks=with_native)])
 def test_outputs_have_the_dtypes_of_the_contract(kernels):
-    output = runner_of(tiny_config(), kernels=kernels).execute(STEP)
+    output = execute(runner_of(tiny_config(), kernels=kernels), STEP)
     assert output.token_ids.dtype == output.top_token_ids.dtype == np.int32
     assert output.logprobs.dtype == output.top_logprobs.dtype == output.score_logprobs.dtype == np.float32

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from types import ModuleType
 
-from ramet.config import ModelOptions
+from ramet.config import ModelOptions, SchedulerConfig
 from ramet.errors import UnsupportedFeature
 from ramet.kernels import load_native, why_unavailable
 from ramet.model_io import ModelRunner
@@ -23,12 +23,15 @@ from ramet.runner.native_build import build_native_runner
 
 logger = logging.getLogger(__name__)
 
+_STEPS = SchedulerConfig()
+
 
 def build_runner(
     path: Path,
     options: ModelOptions,
     *,
     max_kv_tokens: int | None = None,
+    steps: SchedulerConfig = _STEPS,
     on_progress: OnProgress | None = None,
 ) -> ModelRunner:
     """Load the model at ``path`` (a GGUF file or a Hugging Face folder) and make a runner of it.
@@ -36,7 +39,8 @@ def build_runner(
     Args:
         path: where the model lies; ``options.model`` is not read.
         options: device, dtypes, kernels and threads.
-        max_kv_tokens: slots of the KV pool; None sizes it to the memory (`choose_num_slots`).
+        max_kv_tokens: slots of the KV pool; None sizes it to the memory (`ramet.runner.memory`).
+        steps: what a step may hold: on a GPU the largest one is measured.
         on_progress: called while the weights load.
 
     Raises:
@@ -45,7 +49,9 @@ def build_runner(
     """
     config = load_model_config(path)
     weights = DummyWeights(config) if options.load_format == "dummy" else open_weights(path, config)
-    return runner_from_weights(config, weights, options, max_kv_tokens=max_kv_tokens, on_progress=on_progress)
+    return runner_from_weights(
+        config, weights, options, max_kv_tokens=max_kv_tokens, steps=steps, on_progress=on_progress
+    )
 
 
 def runner_from_weights(
@@ -54,10 +60,11 @@ def runner_from_weights(
     options: ModelOptions,
     *,
     max_kv_tokens: int | None = None,
+    steps: SchedulerConfig = _STEPS,
     on_progress: OnProgress | None = None,
 ) -> ModelRunner:
     """`build_runner` for weights that are open already."""
-    if options.device == "cpu" or (options.device == "auto" and not has_nvidia_driver()):
+    if not _computes_on_a_gpu(options):
         kernels = _native_kernels(config, options)
         if kernels is not None:
             return build_native_runner(
@@ -66,7 +73,21 @@ def runner_from_weights(
     # Imported here, not above: torch takes over a second to import, and not every runner needs it
     from ramet.runner.torch_build import build_torch_runner
 
-    return build_torch_runner(config, weights, options, max_kv_tokens=max_kv_tokens, on_progress=on_progress)
+    return build_torch_runner(
+        config, weights, options, max_kv_tokens=max_kv_tokens, steps=steps, on_progress=on_progress
+    )
+
+
+def _computes_on_a_gpu(options: ModelOptions) -> bool:
+    if options.kernels == "native" and options.device == "cuda":
+        raise UnsupportedFeature("kernels='native' computes on a CPU; use device='cpu', or other kernels")
+    if options.device == "cpu":
+        return False
+    if options.device == "auto" and (options.kernels == "native" or not has_nvidia_driver()):
+        return False
+    from ramet.runner.torch_build import choose_device  # torch knows whether it can use what is there
+
+    return choose_device(options.device).type == "cuda"
 
 
 def _native_kernels(config: ModelConfig, options: ModelOptions) -> ModuleType | None:

@@ -41,6 +41,10 @@ def build_native_runner(
     """
     if options.dtype == "float16":
         raise UnsupportedFeature("dtype='float16' is not supported on the CPU; use 'float32' or 'bfloat16'")
+    if options.kv_dtype == "float8":
+        raise UnsupportedFeature(
+            "kv_dtype='float8' is not supported by the native kernels; use 'bfloat16' or 'float32'"
+        )
     num_threads = choose_num_threads(options.num_threads)
     float32_kv = (options.dtype if options.kv_dtype == "auto" else options.kv_dtype) == "float32"
     isa: str = kernels.supported_isas()[0]
