@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
-KVDType: TypeAlias = Literal["auto", "float32", "bfloat16"]
+KVDType: TypeAlias = Literal["auto", "float32", "bfloat16", "float8"]
 KernelChoice: TypeAlias = Literal["auto", "native", "torch"]
 LoadFormat: TypeAlias = Literal["auto", "dummy"]
 PolicyName: TypeAlias = Literal["fcfs", "lpm"]
@@ -51,12 +51,23 @@ class ModelOptions:
     )
     device: Device = option("auto", "Where to compute; auto takes a GPU if there is one.")
     dtype: DType = option("auto", "Of the weights; auto keeps quantized ones as the file has them.")
-    kv_dtype: KVDType = option("auto", "Of keys and values; auto is float32 if dtype is, else bfloat16.")
+    kv_dtype: KVDType = option(
+        "auto",
+        "Of keys and values; auto is float32 if dtype is, else bfloat16. float8 (e4m3) is not for the native "
+        "CPU kernels.",
+    )
     kernels: KernelChoice = option(
         "auto", "auto is native on a CPU where it can be, and Triton on a GPU; torch is the slow reference."
     )
     load_format: LoadFormat = option(
         "auto", "dummy: random weights for the config.json of a folder, to measure a model's shape."
+    )
+    gpu_memory_fraction: float = option(
+        0.9, "Part of the memory that weights leave free on a GPU that KV, steps and CUDA graphs may take."
+    )
+    cuda_graphs: bool = option(True, "On a GPU, replay small steps instead of launching them piece by piece.")
+    deterministic: bool = option(
+        False, "On a GPU, the same bits in any company, for some speed; a CPU's always are."
     )
     num_threads: int | None = option(
         None, "Of the native kernels. Default: the cores this process really has.", flag="--threads"
@@ -79,6 +90,7 @@ class SchedulerConfig:
     max_batch_tokens: int = option(2048, "Tokens computed in a step; longer prompts are computed in chunks.")
     max_running_requests: int = option(256, "Requests that run at once; more wait.")
     max_waiting_requests: int | None = option(None, "Requests that wait; others are refused. Default: any.")
+    overlap: bool = option(True, "On a GPU, plan a step while the one before it is computed.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

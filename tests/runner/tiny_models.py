@@ -10,6 +10,7 @@ from ramet.models.config import ModelConfig
 from ramet.models.llama import LlamaModel
 from ramet.models.stored import StoredTensor
 from ramet.models.tensor_shapes import tensor_shapes
+from ramet.runner.forward import EagerForward
 from ramet.runner.kv_pool import KVPool
 from ramet.runner.model_runner import TorchModelRunner
 
@@ -66,4 +67,5 @@ def tiny_runner(
 ) -> TorchModelRunner:
     config = config or tiny_config()
     model = LlamaModel(config, random_weights(config, seed), dtype=dtype, device=CPU)
-    return TorchModelRunner(model, ReferenceAttention(), KVPool(config, num_slots, dtype, CPU), CPU)
+    pool = KVPool(config, num_slots, dtype, CPU)
+    return TorchModelRunner(model, EagerForward(model, ReferenceAttention(), pool, CPU), pool, CPU)

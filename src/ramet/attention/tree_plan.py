@@ -3,10 +3,10 @@
 Blocks have two sizes. A *wide* one is a tile of many rows: for segments that a good part of its rows read,
 such as a prompt that is computed or a prefix that branches share. A *narrow* one has as many rows as the
 smallest product of the tensor cores has room for: for what few rows read, such as the context that a branch
-has for itself. Both are cut along the context, at fixed positions, so that there is work for all of it.
+has for itself. What a block reads is cut further, so that there is work for all of the device.
 
-Invariant: every (row, chunk of its context) pair is in exactly one item, and an item lists its segments in
-order of position. Knows nothing of devices.
+Invariant: every (row, chunk of its context) pair is in exactly one item, an item lists its segments in order
+of position, and the items of a block are neighbours. Knows nothing of devices.
 """
 
 from __future__ import annotations
@@ -20,81 +20,97 @@ from ramet.model_io import CHUNK_TOKENS, Int32Array, Segments
 
 WIDE_SHARE = 4
 """A segment belongs to the wide items of a tile if at least one in so many of its rows reads it."""
+MOST_ROUNDS = 6  # of items at once, before the last ones are no longer worth waiting for
+ITEM_COST = 2  # what it takes to begin an item, and to merge what it leaves: so many chunks
+
+Index = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One of the two sizes.
+
+    Args:
+        rows: of a block.
+        at_once: how many items the device computes at a time.
+    """
+
+    rows: int
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """Blocks of rows and their segments. The partial result of an item's ``i``-th row is ``partial + i``."""
+    """Blocks of rows and their segments."""
 
-    row: Int32Array  # [num_items] the first row
-    num_rows: Int32Array  # [num_items]
-    offsets: Int32Array  # [num_items + 1] into segments
-    segments: Int32Array  # indices of segments, by item and in order of position
-    partial: Int32Array  # [num_items]
+    block: Index  # [num_items] ascending: the rows from ``block * rows`` on
+    offsets: Index  # [num_items + 1] into segments
+    segments: Index  # indices of segments, by item and in order of position
+    ranges: Index  # [num_blocks + 1] which items each block has; blocks behind the last of these have none
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.block)
+
+    @property
+    def order(self) -> Index:
+        """The items, those with most to read first."""
+        return np.argsort(self.offsets[:-1] - self.offsets[1:], kind="stable")
+
+
+NO_ITEMS = Items(*(np.zeros(count, dtype=np.intp) for count in (0, 1, 0, 1)))
 
 
 @dataclass(frozen=True, slots=True)
 class TreePlan:
-    """All items of a step, and which partial results make a row."""
+    """All items of a step."""
 
     wide: Items
     narrow: Items
-    num_partials: int
-    row_offsets: Int32Array  # [num_rows + 1] into row_partials
-    row_partials: Int32Array  # partial results of each row, in order of position
 
 
 def plan_tree(
-    segments: Segments, num_rows: int, *, wide_rows: int, narrow_rows: int, span_chunks: int
+    segments: Segments, num_rows: int, *, wide: Kind | None, narrow: Kind, span_chunks: int | None
 ) -> TreePlan:
     """Cut a step's attention into items.
 
     Args:
-        segments: of the step; every row is in one at least.
-        num_rows: of the step.
-        wide_rows: rows of a wide item; 0: there are to be no wide ones, so that what a row becomes depends on
-            its own context alone.
-        narrow_rows: rows of a narrow item.
-        span_chunks: an item covers at most so many chunks of positions.
+        segments: of the step.
+        num_rows: of the step; rows that no segment has read nothing.
+        wide: None if there are to be no wide items, so that a row's own context alone says how it is cut.
+            Else its blocks consist of whole narrow ones, or are smaller and there are none either.
+        narrow: the other size.
+        span_chunks: an item covers so many chunks of positions. None cuts what a block reads into even
+            pieces, as large as keeps the device busy to the end.
     """
-    index = np.arange(len(segments.row_begin), dtype=np.int64)
-    begin, end = segments.row_begin.astype(np.int64), segments.row_end.astype(np.int64)
+    begin, end = segments.row_begin.astype(np.intp), segments.row_end.astype(np.intp)
+    index = np.arange(len(begin))
+    span = None if span_chunks is None else segments.first_position // (span_chunks * CHUNK_TOKENS)
     is_wide = np.zeros(0, dtype=bool)
-    wide = index[:0], index[:0]
-    if wide_rows > narrow_rows:
-        index, tile, begin, end = _cut(index, begin, end, wide_rows)
-        in_tile = np.minimum(wide_rows, num_rows - tile * wide_rows)
-        is_wide = ((end - begin) * WIDE_SHARE >= in_tile) & (end - begin > narrow_rows)
-        wide = index[is_wide], tile[is_wide]
+    wide_index = wide_block = index[:0]
+    if wide is not None and wide.rows > narrow.rows and int((end - begin).max(initial=0)) > narrow.rows:
+        # A narrow block of two wide ones would read a segment for rows that read it in a wide one, too
+        assert wide.rows % narrow.rows == 0, (wide, narrow)
+        index, block, begin, end = _cut(index, begin, end, wide.rows)
+        in_block = np.minimum(wide.rows, num_rows - block * wide.rows)
+        is_wide = ((end - begin) * WIDE_SHARE >= in_block) & (end - begin > narrow.rows)
+        wide_index, wide_block = index[is_wide], block[is_wide]
         index, begin, end = index[~is_wide], begin[~is_wide], end[~is_wide]
-    index, block, _, _ = _cut(index, begin, end, narrow_rows)
-    span = segments.first_position.astype(np.int64) // (span_chunks * CHUNK_TOKENS)
-    wide_items, wide_spans = _group(*wide, span, max(wide_rows, 1), num_rows, first_partial=0)
-    narrow_items, narrow_spans = _group(
-        index, block, span, narrow_rows, num_rows, first_partial=int(wide_items.num_rows.sum())
+    index, block, _, _ = _cut(index, begin, end, narrow.rows)
+    return TreePlan(
+        wide=NO_ITEMS if wide is None else _items(wide_index, wide_block, span, wide, num_rows),
+        narrow=_items(index, block, span, narrow, num_rows),
     )
 
-    rows = np.concatenate([_rows_of(wide_items), _rows_of(narrow_items)])
-    spans = np.concatenate(
-        [np.repeat(wide_spans, wide_items.num_rows), np.repeat(narrow_spans, narrow_items.num_rows)]
-    )
-    by_row = np.lexsort((spans, rows))
-    offsets = np.zeros(num_rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(rows, minlength=num_rows), out=offsets[1:])
-    return TreePlan(wide_items, narrow_items, len(rows), offsets.astype(np.int32), by_row.astype(np.int32))
 
-
-def _cut(
-    index: NDArray[np.int64], begin: NDArray[np.int64], end: NDArray[np.int64], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _cut(index: Index, begin: Index, end: Index, size: int) -> tuple[Index, Index, Index, Index]:
     """Ranges of rows cut at multiples of ``size``: of each piece its index, block, first row and end."""
     first = begin // size
-    counts = -(-end // size) - first
+    counts = (end - 1) // size - first + 1
+    total = int(counts.sum())
+    if total == len(index):  # as in most steps that decode
+        return index, first, begin, end
     starts = np.cumsum(counts) - counts
-    block = np.arange(int(counts.sum())) - np.repeat(starts - first, counts)
+    block = np.arange(total) - np.repeat(starts - first, counts)
     return (
         np.repeat(index, counts),
         block,
@@ -103,35 +119,47 @@ def _cut(
     )
 
 
-def _group(
-    index: NDArray[np.int64],
-    block: NDArray[np.int64],
-    span: NDArray[np.int64],
-    size: int,
-    num_rows: int,
-    *,
-    first_partial: int,
-) -> tuple[Items, NDArray[np.int64]]:
-    """Items of the pieces that have a block and a span of positions in common, and the spans of the items."""
-    order = np.lexsort((index, block))  # segments stand in order of position
-    index, block, span = index[order], block[order], span[index[order]]
-    is_first = np.ones(len(index), dtype=bool)
-    is_first[1:] = (block[1:] != block[:-1]) | (span[1:] != span[:-1])
-    starts = np.flatnonzero(is_first)
-    row = block[starts] * size
-    counts = np.minimum(size, num_rows - row)
-    items = Items(
-        row=row.astype(np.int32),
-        num_rows=counts.astype(np.int32),
-        offsets=np.append(starts, len(index)).astype(np.int32),
-        segments=index.astype(np.int32),
-        partial=(first_partial + np.cumsum(counts) - counts).astype(np.int32),
-    )
-    return items, span[starts]
+def _items(index: Index, block: Index, span: Int32Array | None, kind: Kind, num_rows: int) -> Items:
+    """Items of pieces that stand in order of position: by block, then by span or cut into even parts."""
+    if not len(index):
+        return NO_ITEMS
+    num_blocks = -(-num_rows // kind.rows)
+    # Sorting numbers of 16 bits takes time in proportion to them
+    by_block = np.argsort(block.astype(np.uint16) if num_blocks < 1 << 16 else block, kind="stable")
+    index = index[by_block]
+    reads = np.bincount(block, minlength=num_blocks)
+    ends = np.cumsum(reads)
+    if span is None:
+        length = _even_length(reads, kind.at_once)
+        items = -(-reads // length)
+        owner = np.repeat(np.arange(num_blocks), items)
+        ranges = _offsets(items)
+        number = np.arange(len(owner)) - ranges[owner]
+        starts = (ends - reads)[owner] + number * reads[owner] // items[owner]
+    else:
+        block, spans = block[by_block], span[index]
+        is_first = np.ones(len(index), dtype=bool)
+        is_first[1:] = (block[1:] != block[:-1]) | (spans[1:] != spans[:-1])
+        starts = np.flatnonzero(is_first)
+        owner = block[starts]
+        ranges = _offsets(np.bincount(owner, minlength=num_blocks))
+    return Items(owner, np.append(starts, len(index)), index, ranges)
 
 
-def _rows_of(items: Items) -> NDArray[np.int64]:
-    """The row of each partial result."""
-    first_partial = int(items.partial[0]) if len(items) else 0
-    inside = np.arange(int(items.num_rows.sum())) - np.repeat(items.partial - first_partial, items.num_rows)
-    return np.repeat(items.row.astype(np.int64), items.num_rows) + inside
+def _even_length(reads: Index, at_once: int) -> int:
+    """How many reads an item may have, so that items computed ``at_once`` at a time are done soonest."""
+    longest, total = int(reads.max(initial=0)), int(reads.sum())
+    rounds = np.arange(1, MOST_ROUNDS + 1)
+    # As many items as there are places, were it not for a shorter last one of every block
+    places = rounds * at_once - np.count_nonzero(reads)
+    lengths = np.clip(-(-total // np.maximum(places, 1)), 1, max(longest, 1))
+    items = -(-reads[:, None] // lengths)
+    largest = (-(-reads[:, None] // np.maximum(items, 1))).max(axis=0, initial=0)
+    cost = -(-items.sum(axis=0) // at_once) * (largest + ITEM_COST)
+    return int(lengths[np.argmin(cost)])
+
+
+def _offsets(counts: Index) -> Index:
+    offsets = np.zeros(len(counts) + 1, dtype=np.intp)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets

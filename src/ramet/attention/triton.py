@@ -2,40 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ramet.attention.base import ForwardBatch
-from ramet.attention.tree_plan import Items, plan_tree
-from ramet.kernels.triton.attention import Partials, attend, merge
-from ramet.model_io import CHUNK_TOKENS
+from ramet.attention.tree_plan import Items, Kind, plan_tree
+from ramet.kernels.triton.attention import (
+    HEAD_FIELDS,
+    NARROW_TILE,
+    READ_FIELDS,
+    Partials,
+    attend,
+    launch_of,
+    merge,
+)
+from ramet.model_io import Int32Array, Segments
 
 WIDE_TILE = 128
 WIDE_TILE_OF_LARGE_HEADS = 64  # their sums take twice the registers
 LARGE_HEAD = 128
-NARROW_TILE = 16  # the least that a product of the tensor cores takes
 FIXED_SPAN = 8  # chunks
-PROGRAMS_PER_MULTIPROCESSOR = 4  # enough that none waits for the last one long
+ITEMSIZE = 2  # bytes of a query's number that work is shared out for; others only are not shared out as well
 
 
 @dataclass(frozen=True, slots=True)
-class _DevicePlan:
+class Layout:
+    """A step's plan on the host, as one array of int32 that kernels read (`ramet.kernels.triton.attention`).
+
+    ``reads`` are rows of ``table``, which has one for each segment.
+    """
+
+    num_wide: int
+    num_narrow: int
+    num_partials: int
+    table: Int32Array
+    reads: NDArray[np.intp]
+    before: Sequence[NDArray[np.integer]]  # the arrays before the reads
+    after: Sequence[NDArray[np.integer]]  # and those behind them
+
+    @property
+    def size(self) -> int:
+        """Numbers in the array."""
+        others = sum(map(len, (*self.before, *self.after)))
+        return HEAD_FIELDS + others + len(self.reads) * int(READ_FIELDS.value)
+
+    def write(self, into: Int32Array) -> None:
+        """Fill ``into`` ``[size]``."""
+        reads = self.table[self.reads].reshape(-1)
+        parts = (*self.before, reads, *self.after)
+        begins = list(accumulate(map(len, parts), initial=HEAD_FIELDS))
+        into[:HEAD_FIELDS] = (self.num_wide, self.num_wide + self.num_narrow, *begins[:-1])
+        for begin, part in zip(begins, parts, strict=False):
+            into[begin : begin + len(part)] = part
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
     """A plan where the kernels are."""
 
-    positions: torch.Tensor
-    segments: tuple[torch.Tensor, ...]
-    wide: tuple[torch.Tensor, ...]
-    narrow: tuple[torch.Tensor, ...]
-    row_offsets: torch.Tensor
-    row_partials: torch.Tensor
+    array: torch.Tensor  # int32
     partials: Partials
+    wide_programs: int  # 0: there are no such items
+    narrow_programs: int
 
 
 class TritonAttention:
     """`AttentionBackend` in Triton.
+
+    Its kernels read from the device's memory how much there is to do, so that a step's launches depend on the
+    number of its rows alone and can be recorded: see `lay_out` and `recorded_plan`.
 
     Args:
         num_heads, num_kv_heads, head_dim: of the model.
@@ -60,42 +100,29 @@ class TritonAttention:
         self._num_kv_heads = num_kv_heads
         self._head_dim = head_dim
         self._narrow_tile = max(NARROW_TILE, _power_of_two(group))
-        self._narrow_rows = self._narrow_tile // group
         self._wide_tile = WIDE_TILE if head_dim <= LARGE_HEAD else WIDE_TILE_OF_LARGE_HEADS
-        self._wide_rows = 0 if deterministic else self._wide_tile // group
+        block_d = Partials.block_of(head_dim)
+        self._wide_programs, self._narrow_programs = (
+            num_multiprocessors * launch_of(tile, block_d, ITEMSIZE).programs_per_multiprocessor
+            for tile in (self._wide_tile, self._narrow_tile)
+        )
+        narrow_rows = self._narrow_tile // group
+        self._narrow = Kind(narrow_rows, max(self._narrow_programs // num_kv_heads, 1))
+        # Whole narrow blocks, even if the tile has room for more rows
+        wide_rows = self._wide_tile // group // narrow_rows * narrow_rows
+        self._wide = Kind(wide_rows, max(self._wide_programs // num_kv_heads, 1))
         self._deterministic = deterministic
-        self._num_programs = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
 
     def plan(self, forward: ForwardBatch) -> ForwardBatch:
-        segments, device = forward.segments, forward.positions.device
-        num_rows = len(forward.positions)
-        plan = plan_tree(
-            segments,
-            num_rows,
-            wide_rows=self._wide_rows,
-            narrow_rows=self._narrow_rows,
-            span_chunks=self._span_chunks(forward),
-        )
-        arrays = [
-            segments.row_begin,
-            segments.row_end,
-            segments.first_position,
-            segments.slot_offsets,
-            segments.slots,
-            *_arrays(plan.wide),
-            *_arrays(plan.narrow),
-            plan.row_offsets,
-            plan.row_partials,
-        ]
-        sent = _send(arrays, device)
-        placed = _DevicePlan(
-            positions=forward.positions.to(torch.int32),
-            segments=sent[:5],
-            wide=sent[5:10],
-            narrow=sent[10:15],
-            row_offsets=sent[15],
-            row_partials=sent[16],
-            partials=Partials(plan.num_partials, self._num_heads, self._head_dim, device),
+        device = forward.positions.device
+        layout = self.lay_out(forward.segments, len(forward.positions))
+        array = host_array(layout.size, device)
+        layout.write(array.numpy())
+        placed = DevicePlan(
+            array=array.to(device, non_blocking=True),
+            partials=Partials(layout.num_partials, self._num_heads, self._head_dim, device),
+            wide_programs=min(layout.num_wide * self._num_kv_heads, self._wide_programs),
+            narrow_programs=min(layout.num_narrow * self._num_kv_heads, self._narrow_programs),
         )
         return replace(forward, plan=placed)
 
@@ -103,35 +130,103 @@ class TritonAttention:
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, forward: ForwardBatch
     ) -> torch.Tensor:
         plan = forward.plan
-        assert isinstance(plan, _DevicePlan), f"attention before plan(): {type(plan).__name__}"
+        assert isinstance(plan, DevicePlan), f"attention before plan(): {type(plan).__name__}"
         queries = queries.contiguous()
-        for items, tile in ((plan.wide, self._wide_tile), (plan.narrow, self._narrow_tile)):
-            attend(queries, keys, values, plan.positions, plan.segments, items, plan.partials, tile=tile)
+        wide_rows = 0 if self._deterministic else self._wide.rows
+        for is_wide, tile, num_programs in (
+            (True, self._wide_tile, plan.wide_programs),
+            (False, self._narrow_tile, plan.narrow_programs),
+        ):
+            if num_programs:
+                attend(
+                    queries,
+                    keys,
+                    values,
+                    forward.positions,
+                    plan.array,
+                    plan.partials,
+                    tile=tile,
+                    wide_rows=wide_rows,
+                    is_wide=is_wide,
+                    num_programs=num_programs,
+                )
         out = torch.empty_like(queries)
-        merge(plan.partials, plan.row_offsets, plan.row_partials, out)
+        merge(plan.partials, plan.array, out, wide_rows=wide_rows, narrow_rows=self._narrow.rows)
         return out.reshape(len(queries), self._num_heads * self._head_dim)
 
-    def _span_chunks(self, forward: ForwardBatch) -> int:
-        """Chunks of positions per item: as many as leave every processor enough to do."""
-        if self._deterministic:
-            return FIXED_SPAN
-        segments = forward.segments
-        rows = np.maximum(segments.row_end - segments.row_begin, 1)
-        blocks = -(-rows // max(self._wide_rows, 1))
-        chunks_each = int(blocks.sum()) * self._num_kv_heads // self._num_programs
-        longest = int(segments.first_position[-1]) // CHUNK_TOKENS + 1
-        return min(max(_power_of_two(chunks_each), FIXED_SPAN), _power_of_two(longest))
+    def lay_out(self, segments: Segments, num_rows: int, padded_rows: int = 0) -> Layout:
+        """The plan of a step, on the host.
+
+        Args:
+            segments: of the step.
+            num_rows: of the step.
+            padded_rows: if more than ``num_rows``, there are further ones behind them that read nothing.
+        """
+        wide, narrow = self._wide, self._narrow
+        plan = plan_tree(
+            segments,
+            num_rows,
+            wide=None if self._deterministic else wide,
+            narrow=narrow,
+            span_chunks=FIXED_SPAN if self._deterministic else None,
+        )
+        num_wide, num_narrow = len(plan.wide), len(plan.narrow)
+        rows = max(padded_rows, num_rows)
+        table = np.empty((len(segments.row_begin), READ_FIELDS.value), dtype=np.int32)
+        table[:, 0] = segments.slot_offsets[:-1]
+        table[:, 1] = segments.slot_offsets[1:]
+        table[:, 1] -= table[:, 0]
+        table[:, 2] = segments.first_position
+        table[:, 3] = segments.row_begin
+        table[:, 4] = segments.row_end
+        return Layout(
+            num_wide=num_wide,
+            num_narrow=num_narrow,
+            num_partials=num_wide * wide.rows + num_narrow * narrow.rows,
+            table=table,
+            reads=np.concatenate((plan.wide.segments, plan.narrow.segments)),
+            before=(
+                np.concatenate((plan.wide.order, plan.narrow.order + num_wide)),
+                np.concatenate((plan.wide.block, plan.narrow.block)),
+                np.concatenate((plan.wide.offsets[:-1], plan.narrow.offsets + len(plan.wide.segments))),
+            ),
+            after=(
+                _ranges(plan.wide, -(-rows // wide.rows), first_item=0),
+                _ranges(plan.narrow, -(-rows // narrow.rows), first_item=num_wide),
+                segments.slots,
+            ),
+        )
+
+    def recorded_plan(self, array: torch.Tensor, partials: Partials, *, has_wide: bool) -> DevicePlan:
+        """What to set as `ForwardBatch.plan` while a step is recorded.
+
+        Args:
+            array: int32 on the device; whenever the step runs, what `Layout.write` wrote for it.
+            partials: with room for all partials of any such step.
+            has_wide: whether wide items are to be computed; those of a plan that has some must be.
+        """
+        return DevicePlan(array, partials, self._wide_programs if has_wide else 0, self._narrow_programs)
+
+    def partials_within(self, num_bytes: int, device: torch.device) -> Partials:
+        """As many partials as take so much memory."""
+        each = 4 * self._num_heads * (Partials.block_of(self._head_dim) + 2)
+        return Partials(max(num_bytes // each, 1), self._num_heads, self._head_dim, device)
 
 
-def _arrays(items: Items) -> tuple[NDArray[np.int32], ...]:
-    return items.row, items.num_rows, items.offsets, items.segments, items.partial
+def host_array(size: int, device: torch.device) -> torch.Tensor:
+    """Room for so many int32 on the host, from where they go to the device while Python continues.
+
+    It may be dropped once a copy has been queued: torch reuses page-locked memory only when the copies from
+    it are done.
+    """
+    return torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
 
 
-def _send(arrays: list[NDArray[np.int32]], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Arrays to a device, in one copy."""
-    together = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False)).to(device)
-    ends = np.cumsum([len(array) for array in arrays]).tolist()
-    return tuple(together[end - len(array) : end] for end, array in zip(ends, arrays, strict=True))
+def _ranges(items: Items, num_blocks: int, *, first_item: int) -> NDArray[np.intp]:
+    """The items of each of so many blocks; those that the plan does not know have none."""
+    ranges = np.full(num_blocks + 1, first_item + len(items), dtype=np.intp)
+    ranges[: len(items.ranges)] = items.ranges + first_item
+    return ranges
 
 
 def _power_of_two(least: int) -> int:
