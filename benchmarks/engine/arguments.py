@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from engine.specs import DEFAULT_LLAMA_FORMATS, LLAMA_FORMATS, OPENVINO_FORMATS, PEERS
+from engine.specs import DEFAULT_LLAMA_FORMATS, DEVICES, GPU_PEERS, LLAMA_FORMATS, OPENVINO_FORMATS, PEERS
 from engine.workloads import SESSIONS
 
 _WORKDIR = user_cache_path("ramet") / "benchmarks"
@@ -40,6 +40,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if len(given.peer) != len(given.python):
         parser.error(f"{len(given.peer)} --peer and {len(given.python)} --python: give one for each")
+    elsewhere = [kind for kind in given.peer if kind not in GPU_PEERS]
+    if given.device == "cuda" and elsewhere:
+        parser.error(f"--device cuda is for Ramet and {', '.join(GPU_PEERS)}, not for {elsewhere[0]}")
+    given.limits = given.limits and given.device == "cpu"
     if given.no_ramet and not given.peer:
         parser.error("--no-ramet without a --peer leaves nothing to measure")
     return given
@@ -56,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--runs", type=_positive, default=3, help="timed runs per engine (3)")
     add("--warm-ups", type=_count, default=1, help="untimed runs before them (1)")
     add("--threads", type=_positive, default=2, help="threads and cores for each engine (2)")
+    add("--device", choices=DEVICES, default="cpu", help="where Ramet and transformers compute (cpu)")
     add("--model", help="GGUF file, Hugging Face folder or hub id (the bundled model)")
     add("--peer", action="append", default=[], choices=PEERS, help="engine to compare with; repeatable")
     add("--python", action="append", default=[], type=_python, help="its Python; one for each --peer")
@@ -72,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for OpenVINO: the GGUF as it is stored, or made float16; repeatable (both)",
     )
     add("--no-ramet", action="store_true", help="peers only")
-    add("--no-limits", dest="limits", action="store_false", help="do not measure the machine")
+    add("--no-limits", dest="limits", action="store_false", help="do not measure the machine; a GPU never is")
     add("--quick", action="store_true", help="sizes divided by 8: shows that it works, not how fast")
     add("--seed", type=int, help="of the token ids (fresh each time)")
     add("--json", type=Path, help="write everything measured to this file")

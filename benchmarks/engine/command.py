@@ -70,7 +70,7 @@ def say(line: str) -> None:
 
 
 def _specs(given: argparse.Namespace, model: Path, cores: Sequence[int]) -> list[EngineSpec]:
-    specs = [] if given.no_ramet else [ramet_spec(model, given.threads, given.workdir)]
+    specs = [] if given.no_ramet else [ramet_spec(model, given.threads, given.workdir, given.device)]
     for kind, python in zip(given.peer, given.python, strict=True):
         specs += peer_specs(
             kind,
@@ -81,6 +81,7 @@ def _specs(given: argparse.Namespace, model: Path, cores: Sequence[int]) -> list
             workdir=given.workdir,
             llama_formats=given.peer_format or DEFAULT_LLAMA_FORMATS,
             openvino_formats=given.openvino_format or OPENVINO_FORMATS,
+            device=given.device,
         )
     return specs
 
@@ -112,6 +113,7 @@ def _record(
     return {
         "model": asdict(facts),
         "threads": given.threads,
+        "device": given.device,
         "quick": given.quick,
         "limits": asdict(limits) if limits is not None else None,
         **asdict(measured),

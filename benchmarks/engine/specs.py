@@ -11,6 +11,8 @@ from engine.convert import float16_gguf, hf_folder
 from engine.engine_process import EngineSpec
 
 PEERS = ("llama.cpp", "vllm", "openvino", "transformers")
+DEVICES = ("cpu", "cuda")
+GPU_PEERS = ("transformers",)  # those that this benchmark can run on a GPU
 LLAMA_FORMATS = ("Q4_0", "Q4_1", "Q8_0", "BF16", "F16")
 DEFAULT_LLAMA_FORMATS = ("Q4_0", "BF16")
 OPENVINO_FORMATS = ("stored", "F16")
@@ -19,12 +21,12 @@ _RUN = Path(__file__).parent / "peers" / "run.py"
 _SYSTEM_LIBRARIES = (Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/local/lib"))
 
 
-def ramet_spec(model: Path, threads: int, workdir: Path) -> EngineSpec:
+def ramet_spec(model: Path, threads: int, workdir: Path, device: str) -> EngineSpec:
     """Ramet in this Python."""
     return EngineSpec(
         "Ramet",
         _command(Path(sys.executable), "ramet_adapter"),
-        _options(model, threads, workdir),
+        _options(model, threads, workdir, device=device),
         {"OMP_NUM_THREADS": str(threads)},
     )
 
@@ -39,6 +41,7 @@ def peer_specs(
     workdir: Path,
     llama_formats: Sequence[str],
     openvino_formats: Sequence[str],
+    device: str = "cpu",
 ) -> list[EngineSpec]:
     """One peer; once per format if it has several.
 
@@ -74,7 +77,7 @@ def peer_specs(
             environment |= _vllm_environment(python, cores)
             return [EngineSpec("vLLM", _command(python, "vllm_adapter"), options, environment)]
         case "transformers":
-            options = _options(hf_folder(model, workdir), threads, workdir)
+            options = _options(hf_folder(model, workdir), threads, workdir, device=device)
             return [
                 EngineSpec("transformers", _command(python, "transformers_adapter"), options, environment)
             ]
@@ -85,8 +88,11 @@ def _command(python: Path, adapter: str) -> tuple[Path | str, ...]:
     return python, _RUN, adapter
 
 
-def _options(model: Path, threads: int, workdir: Path, name: str | None = None) -> Mapping[str, Any]:
-    return {"model": str(model), "threads": threads, "workdir": str(workdir), "format": name}
+def _options(
+    model: Path, threads: int, workdir: Path, name: str | None = None, *, device: str = "cpu"
+) -> Mapping[str, Any]:
+    options = {"threads": threads, "workdir": str(workdir), "format": name, "device": device}
+    return {"model": str(model), **options}
 
 
 def _is_of_type(model: Path, name: str) -> bool:

@@ -214,6 +214,10 @@ def test_engines_take_turns_and_one_that_fails_is_left_out(echo, tmp_path):
         (["--peer", "vllm"], "give one for each"),
         (["--peer", "vllm", "--python", "/nowhere/python"], "no Python at"),
         (["--no-ramet"], "nothing to measure"),
+        (
+            ["--device", "cuda", "--peer", "llama.cpp", "--python", sys.executable],
+            "transformers, not for llama.cpp",
+        ),
     ],
 )
 def test_options_that_make_no_sense_are_refused(arguments, message, capsys):

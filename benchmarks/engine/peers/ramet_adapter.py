@@ -11,13 +11,14 @@ class RametAdapter:
 
     def __init__(self, options: Options) -> None:
         self._model = options.model
-        self._cached = rm.Engine(self._model)
+        self._device = options.device
+        self._cached = rm.Engine(self._model, device=self._device)
         self._uncached: rm.Engine | None = None
 
     def prepare(self, calls: list[Call]) -> None:
         self._cached.flush_cache()
         if self._uncached is None and not all(call.cache for call in calls):
-            self._uncached = rm.Engine(self._model, enable_prefix_cache=False)
+            self._uncached = rm.Engine(self._model, device=self._device, enable_prefix_cache=False)
 
     def generate(self, call: Call) -> list[list[int]]:
         engine = self._cached if call.cache or self._uncached is None else self._uncached

@@ -24,7 +24,7 @@ class TransformersAdapter:
         self._torch.set_num_threads(options.threads)
         self._dynamic_cache: Any = transformers.DynamicCache
         load = transformers.AutoModelForCausalLM.from_pretrained
-        self._model = load(options.model, dtype=self._torch.bfloat16).eval()
+        self._model = load(options.model, dtype=self._torch.bfloat16).eval().to(options.device)
         self._held: list[int] = []
         self._held_cache: Any = None
 
@@ -55,7 +55,7 @@ class TransformersAdapter:
 
     def _step(self, rows: list[list[int]], cache: Any) -> list[int]:
         """Compute rows of equal length; returns the likeliest next token of each."""
-        ids = self._torch.tensor(rows)
+        ids = self._torch.tensor(rows, device=self._model.device)
         logits = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         return [int(token) for token in logits[:, -1].argmax(-1)]
 

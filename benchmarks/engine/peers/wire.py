@@ -33,6 +33,7 @@ class Options:
     threads: int
     workdir: str
     format: str | None
+    device: Any = "cpu"  # "cpu" or "cuda"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from ramet.attention.base import AttentionBackend
 from ramet.attention.reference import ReferenceAttention
 from ramet.config import ModelOptions
-from ramet.errors import UnsupportedFeature
+from ramet.errors import UnsupportedFeature, UnsupportedModel
 from ramet.layers.base import Operations
 from ramet.layers.reference import TorchOperations
 from ramet.models.base import CausalModel
@@ -26,6 +26,8 @@ from ramet.runner.kv_pool import KVPool
 from ramet.runner.model_runner import Draw
 
 logger = logging.getLogger(__name__)
+
+MAX_VOCAB = 2**19  # the sum of so many weights of `ramet.kernels.triton.sampling` is an int64
 
 RecordedForward: TypeAlias = Callable[[CausalModel, KVPool], Forward]
 
@@ -51,6 +53,7 @@ def choose_parts(config: ModelConfig, options: ModelOptions, device: torch.devic
 
     Raises:
         UnsupportedFeature: ``deterministic`` on a GPU without Triton.
+        UnsupportedModel: more tokens than samples can be drawn from on a GPU.
     """
     has_triton = importlib.util.find_spec("triton") is not None
     if device.type == "cuda" and options.kernels != "torch" and has_triton:
@@ -71,6 +74,11 @@ def _triton_parts(config: ModelConfig, options: ModelOptions, device: torch.devi
     from ramet.runner.cuda_graph import GraphedForward
     from ramet.runner.device_sampler import draw
 
+    if config.vocab_size > MAX_VOCAB:
+        raise UnsupportedModel(
+            f"the vocabulary has {config.vocab_size:,} tokens, and a GPU draws from at most {MAX_VOCAB:,}; "
+            "use kernels='torch'"
+        )
     attention = TritonAttention(
         config.num_heads,
         config.num_kv_heads,

@@ -68,7 +68,9 @@ def meter_of(device: torch.device) -> MemoryMeter | None:
 def measure(
     make_runner: Callable[[int], ModelRunner], meter: MemoryMeter, config: ModelConfig, steps: SchedulerConfig
 ) -> Measured:
-    """Compute one step of the largest size and see what it takes.
+    """Compute one step of the largest size and see what it takes; and one of a single row.
+
+    The kernels of both are compiled now, while people are shown that something is loading.
 
     What stays allocated after it (workspaces of libraries, buffers of attention) counts as not free; what is
     gone with it, as taken by a step.
@@ -84,16 +86,17 @@ def measure(
         num_rows, min(steps.max_running_requests, num_rows), config.context_length
     )
     meter.restart()
-    pool_bytes = _run(make_runner, model_input, sampling)
+    pool_bytes = _run(make_runner, (model_input, sampling), largest_step(1, 1, config.context_length))
     highest = meter.highest()
     kept = meter.allocated()
     return Measured(step=max(highest - kept - pool_bytes, 0), free=meter.free())
 
 
-def _run(make_runner: Callable[[int], ModelRunner], model_input: ModelInput, sampling: Sampling) -> int:
-    """Compute a step with a runner for it alone; returns the bytes of its pool."""
-    runner = make_runner(len(model_input.slot_ids))
-    execute(runner, model_input, sampling)
+def _run(make_runner: Callable[[int], ModelRunner], *steps: tuple[ModelInput, Sampling]) -> int:
+    """Compute steps, the largest first, with a runner for them alone; returns the bytes of its pool."""
+    runner = make_runner(len(steps[0][0].slot_ids))
+    for model_input, sampling in steps:
+        execute(runner, model_input, sampling)
     runner.close()
     return runner.pool_bytes
 
