@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ramet.attention.base import ForwardBatch
+from ramet.attention.base import ForwardBatch, host_array
 from ramet.attention.tree_plan import Items, Kind, plan_tree
 from ramet.kernels.triton.attention import (
     HEAD_FIELDS,
@@ -211,15 +211,6 @@ class TritonAttention:
         """As many partials as take so much memory."""
         each = 4 * self._num_heads * (Partials.block_of(self._head_dim) + 2)
         return Partials(max(num_bytes // each, 1), self._num_heads, self._head_dim, device)
-
-
-def host_array(size: int, device: torch.device) -> torch.Tensor:
-    """Room for so many int32 on the host, from where they go to the device while Python continues.
-
-    It may be dropped once a copy has been queued: torch reuses page-locked memory only when the copies from
-    it are done.
-    """
-    return torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
 
 
 def _ranges(items: Items, num_blocks: int, *, first_item: int) -> NDArray[np.intp]:

@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ramet.attention.base import ForwardBatch
-from ramet.attention.triton import Layout, TritonAttention, host_array
+from ramet.attention.base import ForwardBatch, host_array
+from ramet.attention.triton import Layout, TritonAttention
 from ramet.kernels.triton.attention import Partials
 from ramet.model_io import Int32Array, ModelInput, Segments
 from ramet.models.base import CausalModel
@@ -62,10 +62,11 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all recordings: cuBLAS keeps a workspace (of 32 MiB on Hopper) for each stream it was used on
+        self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(self, work: Callable[[], torch.Tensor]) -> Recording:
-        stream = torch.cuda.current_stream(self._device)
-        aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream, aside = torch.cuda.current_stream(self._device), self._aside
         aside.wait_stream(stream)
         with torch.cuda.stream(aside):
             work()
@@ -73,7 +74,7 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the device meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._pool, aside, capture_error_mode="thread_local"):
                 output = work()
         finally:
             torch.cuda.set_stream(stream)  # torch leaves the stream of a recording that failed as it is

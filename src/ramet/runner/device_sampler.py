@@ -50,7 +50,6 @@ class Drawn:
     token_ids: torch.Tensor
     _num_top: Array  # [num_samples] how many top logprobs; -1 = no logprobs wanted
     _found: list[Array]  # views of the host's memory, to be read once `_copied`
-    _sent: torch.Tensor  # pinned memory that the device may still have to read
     _copied: torch.cuda.Event | None  # None if the host's memory is where the results came about
 
     def collect(self) -> ModelOutput:
@@ -98,8 +97,7 @@ def draw(
     for block in plan:
         groups.append(_of_block(block, sampling, scores))
         groups.extend(_of_part(block, part, sampling, is_copied=is_copied) for part in block.parts)
-    tensors, sent = _send(groups, device)
-    given, *rest = tensors
+    given, *rest = _send(groups, device)
     of_groups = iter(rest)
 
     layout = [
@@ -139,7 +137,7 @@ def draw(
         on_host.copy_(results, non_blocking=True)
         copied = torch.cuda.current_stream(device).record_event()
     found = [view.numpy() for view in _views(on_host, layout)]
-    return Drawn(token_ids, np.minimum(sampling.num_top_logprobs, vocab_size), found, sent, copied)
+    return Drawn(token_ids, np.minimum(sampling.num_top_logprobs, vocab_size), found, copied)
 
 
 def _draw_part(logits: torch.Tensor, given: Tensors, part: Tensors, token_ids: torch.Tensor) -> None:
@@ -254,15 +252,15 @@ def _of_part(block: Block, part: IntIndex, sampling: Sampling, *, is_copied: boo
     return group
 
 
-def _send(groups: Sequence[Arrays], device: torch.device) -> tuple[list[Tensors], torch.Tensor]:
-    """Everything to the device in one copy: (the same groups there, memory that must stay until they are)."""
+def _send(groups: Sequence[Arrays], device: torch.device) -> list[Tensors]:
+    """Everything to the device in one copy: the same groups there."""
     arrays = [array for group in groups for array in group.values()]
     layout = [(TORCH_DTYPES[array.dtype], array.shape) for array in arrays]
     sent = torch.empty(_num_bytes(layout), dtype=torch.uint8, pin_memory=device.type == "cuda")
     for view, array in zip(_views(sent, layout), arrays, strict=True):
         view.numpy()[...] = array
     views = iter(_views(sent.to(device, non_blocking=True), layout))
-    return [{name: next(views) for name in group} for group in groups], sent
+    return [{name: next(views) for name in group} for group in groups]
 
 
 Layout = Sequence[tuple[torch.dtype, tuple[int, ...]]]

@@ -27,7 +27,7 @@ from ramet.runner.model_runner import Draw
 
 logger = logging.getLogger(__name__)
 
-MAX_VOCAB = 2**19  # the sum of so many weights of `ramet.kernels.triton.sampling` is an int64
+MAX_VOCAB = 2**19 - 1  # the sum of so many weights of `ramet.kernels.triton.sampling` is an int64
 
 RecordedForward: TypeAlias = Callable[[CausalModel, KVPool], Forward]
 
