@@ -3,11 +3,11 @@
 #
 #   benchmarks/gpu/all.sh [--python PYTHON] [--wheels DIR] [OPTIONS OF python benchmarks/gpu]
 #
-# Fetches nothing. PYTHON (python3) must have torch for CUDA, triton, numpy, safetensors, tokenizers, jinja2,
-# regex, rich and typer, for the tests pytest, pytest-timeout and hypothesis, and to install Ramet
-# scikit-build-core, nanobind, cmake, ninja and a C++ compiler; without these it runs from src/, without its
-# kernels for CPUs. What is often missing are msgspec, pyzmq, gguf and platformdirs: bring them along as wheels
-# for that Python and platform in DIR, which nothing else is installed from. Such as:
+# Fetches and builds nothing. PYTHON (python3) must have torch for CUDA, triton, numpy, safetensors, tokenizers,
+# jinja2, regex, rich and typer, for the tests pytest, pytest-timeout and hypothesis. If Ramet is not installed
+# it runs from src/: the CPU it is compared with then computes with torch. What is often missing are msgspec,
+# pyzmq, gguf and platformdirs: bring them along as wheels for that Python and platform in DIR, which nothing
+# else is installed from. Such as:
 #
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
 #       --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d DIR msgspec pyzmq gguf platformdirs
@@ -33,8 +33,7 @@ if [ -n "$wheels" ]; then
 fi
 if ! "$python" -c 'import ramet' 2>/dev/null; then
     "$python" -c 'import gguf, msgspec, platformdirs, zmq' # says what to bring along
-    timeout 150 "$python" -m pip install --quiet --no-index --no-build-isolation --no-deps --editable "$root" ||
-        export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
 fi
 for model in "$root"/build/models/*.gguf; do
     [ -e "$model" ] && rest=(--model "$model" ${rest[@]+"${rest[@]}"})

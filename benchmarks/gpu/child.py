@@ -1,4 +1,4 @@
-"""The process that measures: section after section, until one fails.
+"""The process that measures: section after section, until one fails or leaves something behind.
 
 What went wrong on a device may be wrong for the rest of a process, so that the next section gets a new one.
 Importing this must not take long, nor import torch: the parent does.
@@ -40,3 +40,5 @@ def measure(names: Sequence[str], settings: Settings, out: Connection) -> None:
             sys.exit(1)
         else:
             out.send(("end", ("done", "", time.perf_counter() - started)))
+        if section.ends_process:
+            return

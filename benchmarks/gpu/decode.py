@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpu.bench import Bench
-from gpu.driving import GREEDY, Loaded, StepFailed, Steps
+from gpu.driving import GREEDY, Driven, Loaded, StepFailed, Steps
 from gpu.settings import Cell, Skip
 from ramet.grammar.compiler import GrammarCompiler
 from ramet.sampling_params import SamplingParams
@@ -37,7 +37,7 @@ def measure(bench: Bench, name: str) -> None:
                 bench.note(f"{rows} rows of {context:,} tokens left out: {reason}")
 
 
-def row_of(bench: Bench, table: str, loaded: Loaded, rows: int, context: int, **labels: str) -> Steps:
+def row_of(bench: Bench, table: str, loaded: Loaded, rows: int, context: int, **labels: Cell) -> Steps:
     """Measure one combination and report it."""
     steps = own_contexts(bench, loaded, rows, context)
     # Half of the steps have been taken on average
@@ -77,6 +77,7 @@ def report(
         {
             **labels,
             "ms a step": 1e3 * steps.mean,
+            "launch ms": 1e3 * steps.part("launch"),  # many times as much where no graph is replayed
             "tokens/s": steps.rows / steps.mean,
             "GB/s": num_bytes / steps.mean / 1e9,
             "least ms": 1e3 * least,
@@ -85,7 +86,7 @@ def report(
     )
 
 
-def own_contexts(bench: Bench, loaded: Loaded, rows: int, context: int, **how: Any) -> Steps:
+def own_contexts(bench: Bench, loaded: Loaded, rows: int, context: int) -> Steps:
     """Steps of rows that share nothing.
 
     Raises:
@@ -95,10 +96,21 @@ def own_contexts(bench: Bench, loaded: Loaded, rows: int, context: int, **how: A
     needed, room = rows * (context + steps + _MARGIN), loaded.runner.num_slots
     if needed > room:
         raise Skip(f"the KV pool has {room:,} slots, {needed:,} are needed")
-    return decoding(bench, loaded, [loaded.prompt(context) for _ in range(rows)], **how)
+    return decoding(bench, loaded, [loaded.prompt(context) for _ in range(rows)])
 
 
-def decoding(
+def decoding(bench: Bench, loaded: Loaded, prompts: list[list[int]]) -> Steps:
+    """Steps that decode after prompts that the cache holds."""
+    driven = started(bench, loaded, prompts)
+    steps = driven.steps(bench.sizes.steps, len(prompts))
+    last = loaded.runner.last_input
+    driven.stop()
+    if last is None or len(last.input_ids) != len(prompts):
+        raise StepFailed(f"a step had {0 if last is None else len(last.input_ids)} rows, not {len(prompts)}")
+    return steps
+
+
+def started(
     bench: Bench,
     loaded: Loaded,
     prompts: list[list[int]],
@@ -106,15 +118,10 @@ def decoding(
     params: SamplingParams = ENDLESS,
     grammars: GrammarCompiler | None = None,
     **scheduler: Any,
-) -> Steps:
-    """Steps that decode after prompts that the cache holds."""
+) -> Driven:
+    """Requests that decode after prompts that the cache holds, so far that all is compiled and recorded."""
     driven = loaded.core(grammars, **scheduler)
     driven.cache_prompts(prompts)
     driven.add(prompts, params)
     driven.steps(bench.sizes.warm_ups, len(prompts))
-    steps = driven.steps(bench.sizes.steps, len(prompts))
-    last = loaded.runner.last_input
-    driven.stop()
-    if last is None or len(last.input_ids) != len(prompts):
-        raise StepFailed(f"a step had {0 if last is None else len(last.input_ids)} rows, not {len(prompts)}")
-    return steps
+    return driven

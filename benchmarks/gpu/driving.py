@@ -1,12 +1,12 @@
 """An engine core driven by hand, with token ids and without text; and contexts that cost nothing to make.
 
-How fast a step is does not depend on what keys and values hold. So the pool is filled with random numbers
-once, and the prompts of a measurement go through the engine (tree, slots, plans) without being computed.
+The prompts of a measurement go through the engine (tree, slots, plans) without being computed. Their keys and
+values are the zeros of a new pool: a step reads and multiplies as much whatever they are, and where memory is
+what it waits for, as in decoding, it does so no sooner.
 """
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from gpu.shapes import Shape
 from ramet.config import SchedulerConfig
@@ -22,12 +21,10 @@ from ramet.engine.core import EngineCore
 from ramet.engine.messages import Abort, AddRequest
 from ramet.grammar.compiler import GrammarCompiler
 from ramet.model_io import DrawnStep, Finished, LaunchedStep, ModelInput, ModelOutput, ModelRunner, Sampling
-from ramet.runner.kv_pool import KVPool
 from ramet.sampling_params import SamplingParams
 from ramet.scheduler.request import RequestOutput
 
 T = TypeVar("T")
-_BLOCK = 1 << 14  # slots with random numbers of their own
 GREEDY = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
 
 
@@ -112,7 +109,6 @@ class Loaded:
         self.shape = shape
         self.runner = WatchedRunner(runner)
         self._ids = np.random.default_rng(seed)
-        randomize_keys(shape.config.num_layers)
 
     @property
     def slot_bytes(self) -> float:
@@ -136,23 +132,6 @@ class Loaded:
 
     def close(self) -> None:
         self.runner.close()
-
-
-@torch.inference_mode()
-def randomize_keys(num_layers: int) -> None:
-    """Random keys and values in all slots: arithmetic on zeros may be faster.
-
-    Nobody but a benchmark wants to write KV that no row computed, so no interface leads to the pool.
-    """
-    gc.collect()  # a pool that only measured memory may be about to go
-    for pool in [found for found in gc.get_objects() if type(found) is KVPool]:
-        first, _ = pool.layer(0)
-        numbers = torch.randn(first[:_BLOCK].shape, device=first.device).to(first.dtype)
-        for index in range(num_layers):
-            for tensor in pool.layer(index):
-                for begin in range(0, len(tensor), _BLOCK):
-                    part = tensor[begin : begin + _BLOCK]
-                    part.copy_(numbers[: len(part)])
 
 
 @dataclass(slots=True)

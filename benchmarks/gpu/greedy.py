@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from gpu.bench import Bench
 from gpu.shapes import Shape
-from ramet.config import DType, KVDType, ModelOptions, SchedulerConfig
+from ramet.config import ModelOptions, SchedulerConfig
 from ramet.engine.core import EngineCore
 from ramet.engine.messages import AddRequest
 from ramet.model_io import ModelRunner
@@ -50,10 +50,8 @@ def compare(bench: Bench, name: str, path: Path) -> None:
     bench.unload()
     count = bench.sizes.checked_tokens
     expected = _generate(path, ModelOptions(device="cpu", dtype="float32"), count)
-    dtypes: tuple[tuple[DType, KVDType], ...] = (("float32", "auto"), ("bfloat16", "auto"))
-    for dtype, kv_dtype in dtypes:
-        options = bench.options(dtype=dtype, kv_dtype=kv_dtype)
-        found = _generate(path, options, count)
+    for dtype in ("float32", "bfloat16"):
+        found = _generate(path, bench.options(dtype=dtype), count)
         same = [_common(mine, other) for mine, other in zip(found, expected, strict=True)]
         bench.row(
             f"greedy tokens as on the CPU in float32, of {count}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gpu import decode, prefill, shared_prefix
 from gpu.bench import Bench
-from gpu.settings import Skip
 
 _DECODE, _SHARED, _PREFILL = "decode by option", "branches by option", "prefill by option"
 
@@ -20,11 +19,8 @@ def run(bench: Bench) -> None:
     }
     rows, (count, length) = sizes.busy_rows, sizes.prompts[-1]
     for name, options in variants.items():
-        try:
-            loaded = bench.load(sizes.large, **options)
-            for context in (short, long):
-                decode.row_of(bench, _DECODE, loaded, rows, context, option=name)
-            shared_prefix.row_of(bench, _SHARED, loaded, sizes.prefix, option=name)
-            prefill.row_of(bench, _PREFILL, loaded, count, length, sizes.chunks[0], option=name)
-        except Skip as reason:
-            bench.note(f"{name}: left out: {reason}")
+        loaded = bench.load(sizes.large, **options)
+        for context in (short, long):
+            decode.row_of(bench, _DECODE, loaded, rows, context, option=name)
+        shared_prefix.row_of(bench, _SHARED, loaded, sizes.prefix, option=name)
+        prefill.row_of(bench, _PREFILL, loaded, count, length, sizes.chunks[0], option=name)

@@ -7,8 +7,10 @@ import random
 import string
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gpu.bench import Bench
-from gpu.decode import ENDLESS
+from gpu.decode import ENDLESS, started
 from gpu.driving import GREEDY, Driven, Loaded, Steps
-from gpu.settings import Skip
 from ramet.constraints import Regex
 from ramet.grammar.compiler import GrammarCompiler
 from ramet.sampling_params import SamplingParams
@@ -31,9 +32,14 @@ PATTERN = "([a-z]+|[0-9]{1,3}| )*"  # several states, none of which leaves no ch
 _DEVICE_KINDS = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})  # of Kineto's traces
 _HOST_KINDS = frozenset({"cpu_op"})  # for where there is no GPU
 _SHOWN = 16  # kernels
+_GAP = 10.0  # us: less than it takes Python to do anything
 _SCHEDULER_PARTS = ("schedule", "launched", "update")
 
 Interval = tuple[float, float]
+
+
+class NothingTraced(Exception):
+    """The profiler does not work here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,54 +50,64 @@ class Variant:
     params: SamplingParams = ENDLESS
     overlap: bool = True
     graphs: bool = True
+    traced: bool = False
 
 
 _GRAMMAR = replace(ENDLESS, constraint=Regex(PATTERN))
 _SAMPLED = replace(ENDLESS, temperature=0.8, top_p=0.95)
 VARIANTS = (
-    Variant("as it is"),
-    Variant("no overlap", overlap=False),
-    Variant("grammar", _GRAMMAR),
+    Variant("as it is", traced=True),
+    Variant("no overlap", overlap=False, traced=True),
+    Variant("grammar", _GRAMMAR, traced=True),
     Variant("grammar, no overlap", _GRAMMAR, overlap=False),
     Variant("top-p", _SAMPLED),
-    Variant("no graphs", graphs=False),
+    Variant("no graphs", graphs=False, traced=True),
     Variant("no graphs, no overlap", graphs=False, overlap=False),
     Variant("no graphs, grammar", _GRAMMAR, graphs=False),
 )
 
 
 def run(bench: Bench) -> None:
-    """All variants on the large shape; of the first, what the device did."""
+    """All variants on the large shape, untraced."""
+    with _grammars(bench) as grammars:
+        for variant in VARIANTS:
+            loaded, driven = _started(bench, variant, grammars)
+            watch_scheduler(driven, loaded)
+            steps = driven.steps(bench.sizes.steps, bench.sizes.busy_rows)
+            driven.stop()
+            report(bench, variant, steps)
+
+
+def run_traced(bench: Bench) -> None:
+    """What the device did in some of them. By itself: a profiler that has run slows what comes after it."""
+    count, rows = bench.sizes.steps, bench.sizes.busy_rows
+    with _grammars(bench) as grammars:
+        for variant in (variant for variant in VARIANTS if variant.traced):
+            loaded, driven = _started(bench, variant, grammars)
+            traced = trace(partial(driven.steps, count, rows), bench.device)
+            driven.stop()
+            report_busy(bench, variant, traced, count)
+            if variant is VARIANTS[0]:
+                show(bench, f"a decode step of {rows} rows", traced, count)
+                show_prefill(bench, loaded)
+
+
+@contextmanager
+def _grammars(bench: Bench) -> Iterator[GrammarCompiler]:
+    """A compiler that knows the pattern: else the first requests would wait for it."""
     vocab_size = bench.shape(bench.sizes.large).config.vocab_size
-    grammars = GrammarCompiler(letters_tokenizer(vocab_size), vocab_size)
-    grammars.submit(Regex(PATTERN)).result()  # else the first requests would wait for it
-    for index, variant in enumerate(VARIANTS):
-        try:
-            loaded = bench.load(bench.sizes.large, **({} if variant.graphs else {"cuda_graphs": False}))
-        except Skip as reason:
-            bench.note(f"{variant.name}: left out: {reason}")
-            continue
-        _measure(bench, loaded, variant, grammars, show_kernels=index == 0)
-    grammars.close()
+    with closing(GrammarCompiler(letters_tokenizer(vocab_size), vocab_size)) as grammars:
+        grammars.submit(Regex(PATTERN)).result()
+        yield grammars
 
 
-def _measure(
-    bench: Bench, loaded: Loaded, variant: Variant, grammars: GrammarCompiler, *, show_kernels: bool
-) -> None:
-    sizes = bench.sizes
-    prompts = [loaded.prompt(sizes.contexts[0]) for _ in range(sizes.busy_rows)]
-    driven = loaded.core(grammars, overlap=variant.overlap)
-    driven.cache_prompts(prompts)
-    driven.add(prompts, variant.params)
-    driven.steps(sizes.warm_ups, len(prompts))
-    watch_scheduler(driven, loaded)
-    steps = driven.steps(sizes.steps, len(prompts))
-    traced = trace(lambda: driven.steps(sizes.steps, len(prompts)), bench.device)
-    driven.stop()
-    report(bench, variant, steps, traced)
-    if show_kernels:
-        show(bench, f"a decode step of {len(prompts)} rows", traced, sizes.steps)
-        show_prefill(bench, loaded)
+def _started(bench: Bench, variant: Variant, grammars: GrammarCompiler) -> tuple[Loaded, Driven]:
+    loaded = bench.load(bench.sizes.large, **({} if variant.graphs else {"cuda_graphs": False}))
+    prompts = [loaded.prompt(bench.sizes.contexts[0]) for _ in range(bench.sizes.busy_rows)]
+    driven = started(
+        bench, loaded, prompts, params=variant.params, grammars=grammars, overlap=variant.overlap
+    )
+    return loaded, driven
 
 
 def show_prefill(bench: Bench, loaded: Loaded) -> None:
@@ -119,13 +135,11 @@ def _timed(loaded: Loaded, name: str, method: Any) -> Any:
     return lambda *given: loaded.runner.timed(name, lambda: method(*given))
 
 
-def report(bench: Bench, variant: Variant, steps: Steps, traced: Sequence[Mapping[str, Any]]) -> None:
+def report(bench: Bench, variant: Variant, steps: Steps) -> None:
     """A line per variant."""
-    spans = [_interval(event) for event in traced]
     waited = steps.part("collect")
     scheduling = sum(steps.part(name) for name in _SCHEDULER_PARTS)
     calls = steps.part("launch") + steps.part("draw")
-    wall = max((end for _, end in spans), default=0.0) - min((begin for begin, _ in spans), default=0.0)
     bench.row(
         f"a decode step of {steps.rows} rows",
         {
@@ -137,7 +151,23 @@ def report(bench: Bench, variant: Variant, steps: Steps, traced: Sequence[Mappin
             "draw ms": 1e3 * steps.part("draw"),
             "rest ms": 1e3 * (steps.mean - waited - scheduling - calls),
             "waiting ms": 1e3 * waited,
-            "device busy share": union(spans) / wall if wall else None,
+        },
+    )
+
+
+def report_busy(bench: Bench, variant: Variant, traced: Sequence[Mapping[str, Any]], count: int) -> None:
+    """A line per variant that was traced; also as if neighbouring kernels left no gaps, as they always do."""
+    spans = [_interval(event) for event in traced]
+    if not spans:
+        raise NothingTraced("the profiler saw nothing of the device")
+    wall = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    bench.row(
+        f"how busy the device is with steps of {bench.sizes.busy_rows} rows",
+        {
+            "variant": variant.name,
+            "ms a step, traced": wall / 1e3 / count,
+            "device busy share": union(spans) / wall,
+            f"share with gaps below {_GAP:g} us": union(spans, _GAP) / wall,
         },
     )
 
@@ -146,6 +176,8 @@ def trace(work: Callable[[], object], device: torch.device) -> list[Mapping[str,
     """What the device did meanwhile, by the profiler: events with ``name``, ``ts`` and ``dur`` (us)."""
     on_gpu = device.type == "cuda"
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    if on_gpu:  # a step under way would be seen in part, and a gap before the next one
+        torch.cuda.synchronize(device)
     with profile(activities=[activity]) as profiler:
         work()
         if on_gpu:
@@ -178,11 +210,11 @@ def show(bench: Bench, what: str, traced: Sequence[Mapping[str, Any]], count: in
         )
 
 
-def union(spans: Iterable[Interval]) -> float:
-    """How long at least one of these intervals lasts."""
+def union(spans: Iterable[Interval], gap: float = 0.0) -> float:
+    """How long at least one of these intervals lasts, gaps up to ``gap`` between them included."""
     covered, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
-        covered += max(end - max(begin, reached), 0.0)
+        covered += max(end - (reached if begin - reached <= gap else begin), 0.0)
         reached = max(reached, end)
     return covered
 

@@ -1,14 +1,11 @@
-"""transformers and vLLM on the same shape with random weights, where they are installed."""
+"""transformers on the same shape with random weights, where it is installed."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,10 +13,8 @@ import torch
 
 from gpu.bench import Bench
 from gpu.settings import Skip
-from gpu.subprocesses import finished
 
 _TABLE = "peers"
-_VLLM = Path(__file__).with_name("vllm_peer.py")
 
 
 def run_transformers(bench: Bench) -> None:
@@ -71,40 +66,15 @@ def run_transformers(bench: Bench) -> None:
             _report(bench, "transformers", f"decode {rows} rows, {sizes.contexts[0]:,} tokens", seconds, rows)
 
 
-def run_vllm(bench: Bench) -> None:
-    """vLLM, in a process of its own.
-
-    Raises:
-        Skip: it is not installed, or there is no GPU.
-        RuntimeError: it failed.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise Skip("vLLM is not installed")
-    if bench.device.type != "cuda":
-        raise Skip("needs a GPU")
-    bench.unload()
-    sizes, shape = bench.sizes, bench.shape(bench.sizes.large)
-    written = bench.settings.folder / "vllm.json"
-    asked = {
-        "model": str(shape.folder),
-        "prompts": sizes.prompts[0],
-        "rows": [1, sizes.busy_rows],
-        "context": sizes.contexts[0],
-        "steps": sizes.steps,
-        "vocab_size": shape.config.vocab_size,
-    }
-    status, said = finished([sys.executable, _VLLM, json.dumps(asked), written], seconds=bench.seconds)
-    if status != 0:
-        raise RuntimeError(f"it ended with {status}: {said.strip()[-500:]}")
-    for what, seconds, tokens in json.loads(written.read_text()):
-        _report(bench, "vLLM", what, seconds, tokens)
-
-
 def _waited(work: Callable[[], object], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()  # for what was ordered before
     started = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait()
     return time.perf_counter() - started
 
 

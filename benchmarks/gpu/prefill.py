@@ -7,6 +7,7 @@ from statistics import median
 
 from gpu.bench import Bench
 from gpu.driving import GREEDY, Loaded
+from gpu.settings import Cell
 
 
 def run(bench: Bench) -> None:
@@ -28,7 +29,7 @@ def measure(bench: Bench, name: str) -> None:
 
 
 def row_of(
-    bench: Bench, table: str, loaded: Loaded, count: int, length: int, chunk: int, **labels: str
+    bench: Bench, table: str, loaded: Loaded, count: int, length: int, chunk: int, **labels: Cell
 ) -> float:
     """Measure one combination and report it; returns seconds."""
     _once(loaded, count, length, chunk)

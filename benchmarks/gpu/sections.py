@@ -20,12 +20,14 @@ class Section:
         place: its function, as ``module:function``; imported where it runs, since torch takes long to import.
         about: in a few words.
         seconds: after which it has failed.
+        ends_process: what it leaves behind would slow those after it.
     """
 
     name: str
     place: str
     about: str
     seconds: float
+    ends_process: bool = False
 
     def run(self, bench: Bench) -> None:
         module, _, function = self.place.partition(":")
@@ -35,17 +37,17 @@ class Section:
 
 SECTIONS = (
     Section("limits", "limits:run", "what the device can do at most; always measured", 60),
-    Section("tests", "suite:run", "the tests that need a GPU", 180),
     Section("greedy", "greedy:run", "greedy tokens in float32 as on the CPU", 90),
     Section("decode", "decode:run", "decode steps by rows and context, 8B shape", 120),
     Section("prefill", "prefill:run", "prompts, 8B shape", 45),
     Section("shared", "shared_prefix:run", "branches of one long prompt, 8B shape", 60),
-    Section("overhead", "overhead:run", "Python's time per step and how busy the device is", 90),
+    Section("overhead", "overhead:run", "Python's time per step", 45),
+    Section("busy", "overhead:run_traced", "how busy the device is, and with what", 75, ends_process=True),
+    Section("tests", "suite:run", "the tests that need a GPU", 150),
     Section("options", "options:run", "deterministic mode and fp8 KV", 90),
     Section("workloads", "workloads:run", "(a) to (e) of benchmarks/engine, real weights", 90),
     Section("small-decode", "decode:run_small", "decode steps, 1B shape", 60),
     Section("small-prefill", "prefill:run_small", "prompts, 1B shape", 45),
     Section("transformers", "peers:run_transformers", "the same shape with transformers", 60),
-    Section("vllm", "peers:run_vllm", "the same shape with vLLM", 240),
 )
 NAMES = tuple(section.name for section in SECTIONS)

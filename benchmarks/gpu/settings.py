@@ -22,13 +22,11 @@ class Limits:
         copy: bytes per second of a large copy, read and written ones counted.
         read: bytes per second of the fastest of a few reductions.
         matrix: operations per second of a large product in bfloat16 (float32 on a CPU).
-        launch: seconds that Python takes to order an empty Triton kernel; None where there is no GPU.
     """
 
     copy: float
     read: float
     matrix: float
-    launch: float | None
 
     @property
     def bandwidth(self) -> float:

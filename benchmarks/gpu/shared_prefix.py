@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from gpu import decode
 from gpu.bench import Bench
-from gpu.decode import decoding, report
 from gpu.driving import Loaded, Steps
+from gpu.settings import Cell
 from gpu.shapes import Shape
 from gpu.timing import device_seconds, recorded
 from ramet.attention.base import AttentionBackend, ForwardBatch
@@ -18,6 +19,7 @@ from ramet.attention.reference import ReferenceAttention
 from ramet.model_io import CHUNK_TOKENS, Int32Array, ModelInput, Segments
 from ramet.runner.kv_pool import KVPool
 
+_STEPS = "decode steps"
 _OWN_TOKENS = 8
 _CALLS = 4  # of attention, recorded together
 _BLOCK = 1 << 16  # slots that are copied at once
@@ -27,22 +29,20 @@ _TOLERANCE = 0.02  # of the norm; bfloat16 has 8 bits
 def run(bench: Bench) -> None:
     """Whole steps, then attention alone."""
     sizes, loaded = bench.sizes, bench.load(bench.sizes.large)
-    inputs: dict[int, ModelInput] = {}
-    seconds: dict[int, float] = {}
-    for length in (sizes.short_prefix, sizes.prefix):
-        seconds[length] = row_of(bench, "decode after one prompt", loaded, length).mean
-        assert loaded.runner.last_input is not None
-        inputs[length] = loaded.runner.last_input
-    long, short = sizes.prefix, sizes.short_prefix
+    branches = row_of(bench, _STEPS, loaded, sizes.prefix)
+    step = loaded.runner.last_input
+    assert step is not None
+    prompts = decode.row_of(bench, _STEPS, loaded, sizes.branches, sizes.short_prompt)
     _against(
         bench,
-        f"{sizes.branches} branches: a step after {long:,} tokens by one after {short:,}",
-        seconds[long] / seconds[short],
+        f"a step of {sizes.branches} branches of {sizes.prefix:,} tokens by one of as many prompts of "
+        f"{sizes.short_prompt}",
+        branches.mean / prompts.mean,
         "at most 1.5",
     )
     shape, dtype = loaded.shape, torch.bfloat16 if bench.device.type == "cuda" else torch.float32
     bench.unload()  # what follows needs room of its own
-    together, apart, copied = attention_seconds(shape, inputs[sizes.prefix], bench.device, dtype)
+    together, apart, copied = attention_seconds(shape, step, bench.device, dtype)
     for plan, taken in (
         ("shared", together),
         ("each branch by itself, from the same KV", apart),
@@ -60,17 +60,24 @@ def run(bench: Bench) -> None:
     )
 
 
-def row_of(bench: Bench, table: str, loaded: Loaded, length: int, **labels: str) -> Steps:
+def row_of(bench: Bench, table: str, loaded: Loaded, length: int, **labels: Cell) -> Steps:
     """Measure branches of one prompt of this length and report them."""
     sizes, prefix = bench.sizes, loaded.prompt(length)
-    steps = decoding(bench, loaded, [prefix + loaded.prompt(_OWN_TOKENS) for _ in range(sizes.branches)])
+    steps = decode.decoding(
+        bench, loaded, [prefix + loaded.prompt(_OWN_TOKENS) for _ in range(sizes.branches)]
+    )
     own = _OWN_TOKENS + sizes.warm_ups + sizes.steps // 2
-    report(
+    decode.report(
         bench,
         table,
         loaded,
         steps,
-        {**labels, "branches": sizes.branches, "tokens in common": length},
+        {
+            **labels,
+            "rows": sizes.branches,
+            "context": length + _OWN_TOKENS,
+            "in common": length,
+        },
         attended=sizes.branches * (length + own),
         kept=length + sizes.branches * own,
     )

@@ -29,7 +29,7 @@ class Sizes:
     prompts: tuple[tuple[int, int], ...]
     branches: int
     prefix: int
-    short_prefix: int
+    short_prompt: int
     steps: int
     warm_ups: int
     runs: int
@@ -49,7 +49,7 @@ FULL = Sizes(
     prompts=((1, 8192), (16, 1024)),
     branches=64,
     prefix=32_768,
-    short_prefix=128,
+    short_prompt=128,
     steps=48,
     warm_ups=12,
     runs=3,
@@ -69,7 +69,7 @@ SMOKE = Sizes(
     prompts=((1, 128), (2, 64)),
     branches=4,
     prefix=256,
-    short_prefix=16,
+    short_prompt=16,
     steps=4,
     warm_ups=2,
     runs=1,

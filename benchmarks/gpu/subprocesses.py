@@ -5,44 +5,40 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+_LAST_WORDS = 5.0  # seconds
 
-def finished(
-    command: Sequence[str | Path],
-    *,
-    seconds: float,
-    cwd: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> tuple[int, str]:
-    """Run a program; returns its exit status and all it said.
+
+def finished(command: Sequence[str | Path], *, seconds: float, log: Path, cwd: Path | None = None) -> int:
+    """Run a program; returns its exit status. What it says goes to ``log``, and is there whatever happens.
 
     Raises:
-        TimeoutError: it took longer; with the end of what it said.
+        TimeoutError: it took longer; it was interrupted then, so as to say how far it got.
     """
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **(environment or {})},
-        start_new_session=True,  # a group of its own, so that nothing of it stays behind
-    )
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,  # a group of its own, so that nothing of it stays behind
+        )
     try:
-        said, _ = process.communicate(timeout=seconds)
-        return process.returncode, said
+        return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        _end_group(process.pid)
-        said, _ = process.communicate()
-        raise TimeoutError(f"no end within {seconds:.0f} s; it said last: {said[-500:]}") from None
+        _signal_group(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_LAST_WORDS)
+        raise TimeoutError(f"no end within {seconds:.0f} s; see {log}") from None
     finally:
-        _end_group(process.pid)
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _end_group(group: int) -> None:
+def _signal_group(group: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(group, number)

@@ -40,9 +40,10 @@ def run(bench: Bench) -> None:
     command = [sys.executable, _ENGINE, "--no-limits", *(part for pair in options.items() for part in pair)]
     if bench.settings.smoke:
         command += ["--quick", "--workload", "c"]
-    status, said = finished(command, seconds=bench.seconds)
-    if status != 0 or not written.exists():
-        raise RuntimeError(f"it ended with {status}: {said.strip()[-500:]}")
+    log = bench.settings.out / "engine.log"
+    status = finished(command, seconds=bench.seconds, log=log)
+    if status != 0:
+        raise RuntimeError(f"it ended with {status}: {log.read_text().strip()[-500:]}")
     measured = json.loads(written.read_text())
     divisor = 8 if bench.settings.smoke else 1
     figures = Workloads(measured["model"]["vocab_size"], random.Random(0), Sizes(divisor)).figures

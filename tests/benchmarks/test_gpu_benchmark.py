@@ -8,6 +8,7 @@ import sys
 import time
 from math import prod
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ from attention.plans import Sequence, Step, segments_of  # noqa: E402
 from gpu import child  # noqa: E402
 from gpu.command import main  # noqa: E402
 from gpu.driving import Loaded, StepFailed  # noqa: E402
+from gpu.limits import run as run_limits  # noqa: E402
 from gpu.overhead import letters_tokenizer, union  # noqa: E402
 from gpu.record import Record, text_of  # noqa: E402
 from gpu.sections import NAMES, SECTIONS  # noqa: E402
 from gpu.settings import Limits, Settings, Skip  # noqa: E402
 from gpu.shapes import shape_of  # noqa: E402
 from gpu.shared_prefix import compact, unshared, with_own_slots  # noqa: E402
+from gpu.sizes import SMOKE  # noqa: E402
 from gpu.subprocesses import finished  # noqa: E402
 from gpu.suite import gpu_tests  # noqa: E402
 from ramet.config import ModelOptions, SchedulerConfig  # noqa: E402
@@ -58,13 +61,14 @@ def test_what_a_step_reads_and_computes(tmp_path):
 
 
 def test_a_limit_is_what_takes_longer():
-    limits = Limits(copy=4e9, read=2e9, matrix=1e12, launch=None)
+    limits = Limits(copy=4e9, read=2e9, matrix=1e12)
     assert limits.seconds(8e9, 1e12) == 2.0 and limits.seconds(4e9, 3e12) == 3.0
 
 
 def test_overlapping_work_counts_once():
     assert union([(5.0, 6.0), (0.0, 2.0), (1.0, 3.0), (1.5, 1.7)]) == 4.0
     assert union([]) == 0.0
+    assert union([(4.0, 5.0), (0.0, 1.0), (1.5, 2.0)], gap=0.5) == 3.0
 
 
 # ------------------------------------------------------------------------------- plans that share nothing
@@ -110,7 +114,7 @@ def loaded(tmp_path):
     loaded.close()
 
 
-def test_contexts_cost_nothing_and_hold_numbers(loaded):
+def test_contexts_cost_nothing(loaded):
     driven = loaded.core()
     prompts = [loaded.prompt(200) for _ in range(3)]
     driven.cache_prompts(prompts)
@@ -145,14 +149,28 @@ class Outbox:
 
     def __init__(self):
         self.record = Record()
+        self.exit_status = 0
 
     def send(self, event):
         self.record.take(event)
 
 
 class ScriptedSection:
-    def __init__(self, name, body):
-        self.name, self.seconds, self.run = name, 60.0, body
+    def __init__(self, name, body, *, ends_process=False):
+        self.name, self.seconds, self.run, self.ends_process = name, 60.0, body, ends_process
+
+
+def measured(monkeypatch, folder, sections):
+    """The record of sections, as far as their process gets."""
+    monkeypatch.setattr(child, "SECTIONS", sections)
+    monkeypatch.setattr(child, "die_with_parent", lambda: None)
+    settings = Settings(smoke=True, folder=folder, out=folder, model=None, deadline=time.monotonic() + 60.0)
+    outbox = Outbox()
+    try:
+        child.measure([section.name for section in sections], settings, outbox)
+    except SystemExit as ended:
+        outbox.exit_status = ended.code
+    return outbox
 
 
 def test_a_section_that_fails_ends_its_process_and_others_go_on(monkeypatch, tmp_path, caplog):
@@ -169,14 +187,8 @@ def test_a_section_that_fails_ends_its_process_and_others_go_on(monkeypatch, tmp
         ScriptedSection("three", fails),
         ScriptedSection("four", lambda bench: None),
     ]
-    monkeypatch.setattr(child, "SECTIONS", sections)
-    monkeypatch.setattr(child, "die_with_parent", lambda: None)
-    settings = Settings(
-        smoke=True, folder=tmp_path, out=tmp_path, model=None, deadline=time.monotonic() + 60.0
-    )
-    outbox = Outbox()
-    with pytest.raises(SystemExit):
-        child.measure(["one", "two", "three", "four"], settings, outbox)
+    outbox = measured(monkeypatch, tmp_path, sections)
+    assert outbox.exit_status == 1
     outcomes = outbox.record.outcomes
     assert {name: outcome.state for name, outcome in outcomes.items()} == {
         "one": "done",
@@ -188,13 +200,48 @@ def test_a_section_that_fails_ends_its_process_and_others_go_on(monkeypatch, tmp
     assert outbox.record.failed() == ["three"] and "out of order" in caplog.text
 
 
-def test_a_program_that_takes_too_long_is_gone_with_all_it_started():
-    script = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '60'])"
-    started = time.monotonic()
-    with pytest.raises(TimeoutError, match="begun"):
-        finished([sys.executable, "-c", script], seconds=3.0)
-    assert time.monotonic() - started < 30, "its output ends when nobody holds it any more"
-    assert finished([sys.executable, "-c", "print('well')"], seconds=30.0) == (0, "well\n")
+def test_a_section_that_leaves_something_behind_is_the_last_of_its_process(monkeypatch, tmp_path):
+    sections = [
+        ScriptedSection("one", lambda bench: None, ends_process=True),
+        ScriptedSection("two", lambda bench: None),
+    ]
+    outbox = measured(monkeypatch, tmp_path, sections)
+    assert outbox.exit_status == 0 and list(outbox.record.outcomes) == ["one"]
+
+
+def test_limits_are_known_even_if_triton_does_not_work(monkeypatch):
+    known = Limits(copy=1.0, read=2.0, matrix=3.0)
+    monkeypatch.setattr("gpu.limits.measure", lambda *_, **__: known)
+    monkeypatch.setattr("gpu.limits.environment", lambda device: {})
+    monkeypatch.setitem(sys.modules, "gpu.empty_kernel", None)  # cannot be imported
+    bench = Mock(device=torch.device("cuda"), sizes=SMOKE)
+    with pytest.raises(ImportError):
+        run_limits(bench)
+    bench.set_limits.assert_called_once_with(known)
+
+
+def test_a_program_that_takes_too_long_is_gone_with_all_it_started(tmp_path):
+    script = """
+import subprocess
+print("begun", flush=True)
+child = subprocess.Popen(["sleep", "60"])
+print(child.pid, flush=True)
+try:
+    child.wait()
+except KeyboardInterrupt:
+    print("so far", flush=True)
+    child.wait()
+"""
+    log, begun = tmp_path / "log", time.monotonic()
+    with pytest.raises(TimeoutError, match=f"see {log}"):
+        finished([sys.executable, "-c", script], seconds=3.0, log=log)
+    assert time.monotonic() - begun < 30
+    first, pid, last = log.read_text().split("\n", 2)
+    assert first == "begun" and last == "so far\n", "it is asked to say how far it got"
+    status = Path(f"/proc/{pid}/status")
+    assert not status.exists() or "Z (zombie)" in status.read_text()
+    assert finished([sys.executable, "-c", "print('well')"], seconds=30.0, log=log) == 0
+    assert log.read_text() == "well\n"
 
 
 def test_every_section_is_there():
@@ -252,14 +299,14 @@ def run_smoke(out, *arguments):
 def test_it_runs_without_a_gpu(tmp_path):
     no_model = tmp_path / "model.gguf"
     no_model.write_bytes(b"none")
-    names = "greedy,decode,prefill,shared,overhead,options,vllm"
+    names = "greedy,decode,prefill,shared,overhead,busy,options,workloads"
     done, written = run_smoke(tmp_path / "out", "--only", names, "--model", no_model)
     sections = written["sections"]
     states = {name: section["state"] for name, section in sections.items()}
     assert states.pop("greedy") == "failed" and "model.gguf" in sections["greedy"]["reason"], done.stderr
-    assert states.pop("vllm") == "skipped"
+    assert states.pop("workloads") == "failed" and (tmp_path / "out" / "engine.log").exists()
     assert set(states.values()) == {"done"} and set(states) < set(NAMES), done.stderr
-    assert done.returncode == 1 and "FAILED: greedy" in done.stdout
+    assert done.returncode == 1 and "FAILED: greedy, workloads" in done.stdout
     assert written["limits"]["matrix"] > 0 and written["environment"]["torch"] == torch.__version__
 
     [rows] = sections["greedy"]["tables"].values()
@@ -269,9 +316,13 @@ def test_it_runs_without_a_gpu(tmp_path):
     assert all(row["tokens/s"] > 0 and row["share of limit"] > 0 for row in decode)
     assert any("200 rows" in note and "slots" in note for note in sections["decode"]["notes"])
     assert len(sections["shared"]["tables"]["against the targets"]) == 2
-    [steps, *_] = sections["overhead"]["tables"].values()
-    assert {"as it is", "no overlap", "grammar"} <= {row["variant"] for row in steps}
-    assert all(0 < row["device busy share"] <= 1 for row in steps)
+    [steps] = sections["overhead"]["tables"].values()
+    assert {"as it is", "no overlap", "top-p"} <= {row["variant"] for row in steps}
+    [traced, *_] = sections["busy"]["tables"].values()
+    assert {"as it is", "no overlap", "grammar", "no graphs"} == {row["variant"] for row in traced}
+    assert all(
+        0 < row["device busy share"] <= row["share with gaps below 10 us"] <= 1 + 1e-9 for row in traced
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: run it in earnest")
