@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
+import pytest
 from driving import Driver
 
+from ramet.engine import inputs
 from ramet.model_io import CHUNK_TOKENS
+
+
+@pytest.fixture(params=["few keys", "many keys"])
+def both_ways(request, monkeypatch):
+    """Plans of few keys are made in another way than larger ones."""
+    monkeypatch.setattr(inputs, "FEW_KEYS", {"few keys": 1 << 30, "many keys": 0}[request.param])
+
+
+in_both_ways = pytest.mark.usefixtures("both_ways")
 
 
 def drive(**options):
@@ -21,6 +34,7 @@ def plan_of(segments):
     return list(zip(segments.first_position.tolist(), rows, lengths.tolist(), strict=True))
 
 
+@in_both_ways
 def test_branches_share_whole_chunks_and_take_an_unfinished_one_along():
     driver, seen = drive()
     prompt = [i % 90 for i in range(CHUNK_TOKENS + 10)]
@@ -37,6 +51,7 @@ def test_branches_share_whole_chunks_and_take_an_unfinished_one_along():
     assert [first[10], second[10]] == seen[-1].slot_ids.tolist()
 
 
+@in_both_ways
 def test_rows_read_only_the_chunks_up_to_their_own():
     driver, seen = drive(max_batch_tokens=100)
     driver.add("a", [i % 90 for i in range(150)], max_tokens=1)
@@ -47,6 +62,7 @@ def test_rows_read_only_the_chunks_up_to_their_own():
     ]
 
 
+@in_both_ways
 def test_chunks_of_several_requests_stand_in_order_of_position():
     driver, seen = drive()
     for name, length in (("long", 130), ("short", 60)):
@@ -60,6 +76,7 @@ def test_chunks_of_several_requests_stand_in_order_of_position():
     ]
 
 
+@in_both_ways
 def test_probes_stand_before_the_rows_without_kv():
     driver, seen = drive()
     prompt = [i % 90 for i in range(80)]
@@ -81,6 +98,23 @@ def test_probes_stand_before_the_rows_without_kv():
         (64, (10, 20), 16),
         (64, (20, 21), 17),
     ]
+
+
+def test_plans_of_few_keys_and_of_many_are_alike(monkeypatch):
+    plans = {}
+    for few_keys in (1 << 30, 0):
+        monkeypatch.setattr(inputs, "FEW_KEYS", few_keys)
+        choice = random.Random(5)
+        driver, seen = drive(max_batch_tokens=200)
+        for name in range(60):
+            prompt = [choice.randrange(2)] * choice.randrange(1, 200) + [name]
+            options = {"score_from": choice.randrange(len(prompt)), "max_tokens": 0}
+            driver.add(str(name), prompt, **choice.choice([{}, options]))
+            driver.step()
+        driver.run()
+        plans[few_keys] = [plan_of(step.segments) + step.segments.slots.tolist() for step in seen]
+    first, second = plans.values()
+    assert first == second
 
 
 def test_what_would_end_a_request_is_banned_until_min_tokens():

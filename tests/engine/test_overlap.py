@@ -89,6 +89,19 @@ def test_a_preempted_request_keeps_the_token_that_was_being_drawn():
     assert driver.tokens == {"old": list(range(2, 14)), "young": list(range(3, 15))}
 
 
+def test_a_prefix_that_is_preempted_while_it_is_computed_is_computed_once_more():
+    driver = Recorded(num_slots=40).driver
+    for index in range(12):
+        driver.add(str(index), [index], max_tokens=3)
+    driver.step()
+    driver.add("prefix", [99] * 6, max_tokens=0)
+    while driver.stats.preemptions == 0:
+        driver.step()
+    assert "prefix" not in driver.final
+    driver.run()
+    assert driver.final["prefix"].finish_reason == "length"
+
+
 def test_penalties_know_every_token_before_the_one_they_weigh():
     seen = []
     driver = Driver(is_asynchronous=True, before_draw=lambda sampling: seen.append(sampling.penalties))

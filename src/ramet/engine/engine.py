@@ -37,7 +37,7 @@ class Engine(Facade):
         kv_dtype: of keys and values; ``auto`` is float32 if ``dtype`` is, else bfloat16. ``float8`` (e4m3) is
             not for the native CPU kernels.
         kernels: ``auto`` takes native ones on a CPU, if this install has them (`ramet info` tells), and
-            Triton's attention on a GPU; ``torch`` is the far slower reference.
+            Triton's on a GPU; ``torch`` is the far slower reference.
         load_format: ``dummy`` takes random weights for the config.json of a folder, to measure its shape.
         gpu_memory_fraction: part of the memory that the weights leave free on a GPU that KV, the tensors of a
             step and CUDA graphs may take.
