@@ -62,7 +62,9 @@ def test_what_people_read(ramet):
         "cores",
         "memory",
         "native kernels",
+        "gpus",
         "torch",
+        "triton",
         "models",
     ):
         assert f"\n{label} " in "\n" + outcome.stdout
@@ -81,6 +83,20 @@ def test_what_programs_read(ramet, cache):
     native = report["native_kernels"]
     assert native["in_use"] == (native["reason"] is None)
     assert sum(each["in_use"] for each in native["instruction_sets"]) == native["in_use"]
+
+
+def test_gpus_are_named_and_what_they_need_is(ramet, tmp_path, monkeypatch):
+    for number in (1, 2):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+        facts = tmp_path / f"0000:0{number}:00.0" / "information"
+        facts.write_text(f"Model: \t\t NVIDIA Pretended {number}00\nIRQ:   \t\t 53\n")
+    monkeypatch.setattr(info, "GPU_FACTS", tmp_path)
+    monkeypatch.setattr(info, "_installed_version", lambda distribution: None)
+    outcome = ramet("info")
+    assert "gpus            NVIDIA Pretended 100, NVIDIA Pretended 200" in outcome.stdout
+    assert "pip install 'ramet[gpu]'" in outcome.stdout
+    monkeypatch.setattr(info, "GPU_FACTS", tmp_path / "nothing")
+    assert "gpus            none of NVIDIA" in ramet("info").stdout
 
 
 def test_the_best_set_is_in_use_and_the_cpu_lacks_what_the_better_one_needs(ramet, machine):

@@ -14,6 +14,8 @@ pytest.importorskip("triton")
 from ramet.kernels.triton import likeliest
 from ramet.kernels.triton import sampling as kernels
 from ramet.runner.device_sampler import draw
+from ramet.runner.parts import MAX_VOCAB
+from ramet.runner.uniform import uniform
 from runner.device_draws import (
     DEVICE,
     FIELDS,
@@ -307,6 +309,14 @@ def test_logits_may_be_bfloat16(small_blocks):
         assert np.array_equal(
             getattr(of_narrow, field), getattr(of_wide, field), equal_nan=field == "logprobs"
         )
+
+
+def test_the_largest_vocabulary_may_be_equally_likely_throughout():
+    logits = torch.zeros(1, MAX_VOCAB, device=DEVICE)
+    sampling = sampling_of([0, 0], temperature=f32(1, 1))
+    output = draw(lambda index: logits[index], MAX_VOCAB, sampling, scores_of(), DEVICE).collect()
+    expected = uniform(sampling.seeds, sampling.positions) * MAX_VOCAB
+    assert output.token_ids.tolist() == expected.astype(int).tolist()
 
 
 def test_nothing_to_sample():

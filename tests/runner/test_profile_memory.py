@@ -38,6 +38,23 @@ def test_the_largest_step_is_one_that_a_strict_runner_takes(num_rows, context_le
     assert np.isfinite(output.logprobs).all()
 
 
+def test_no_kernel_of_sampling_is_left_to_be_compiled_for_a_request():
+    """Kernels are compiled once more where there is a bitmask, and where all samples are greedy."""
+    config, asked = tiny_config(), []
+
+    def runner_of(num_slots):
+        return FakeRunner(num_slots=num_slots, vocab_size=config.vocab_size, before_draw=asked.append)
+
+    with CountedMemory() as meter:
+        measure(runner_of, meter, config, SchedulerConfig(max_batch_tokens=64))
+    assert len(asked[0].rows) == 64
+    for sampling in asked[1:]:
+        assert sampling.top_k[0] == 1 and sampling.top_p[0] < 1 and sampling.num_top_logprobs[0] == 1
+        assert sampling.penalties is not None and sampling.bias is not None
+    ways = {(sampling.temperature.item(), sampling.bitmask is None) for sampling in asked[1:]}
+    assert ways == {(0, True), (0, False), (1, True), (1, False)}
+
+
 def test_a_step_is_measured_beside_weights_and_pool():
     config = tiny_config()
     weights = random_weights(config)
@@ -62,7 +79,7 @@ def test_a_step_is_measured_beside_weights_and_pool():
 
 
 def test_what_stays_after_the_step_is_not_counted_twice():
-    kept = []
+    config, kept = tiny_config(), []
 
     class Runner(FakeRunner):
         def launch(self, model_input):
@@ -76,7 +93,12 @@ def test_what_stays_after_the_step_is_not_counted_twice():
             return 0
 
     with CountedMemory(total=10_000) as meter:
-        measured = measure(lambda slots: Runner(num_slots=slots), meter, tiny_config(), SchedulerConfig())
+        measured = measure(
+            lambda slots: Runner(num_slots=slots, vocab_size=config.vocab_size),
+            meter,
+            config,
+            SchedulerConfig(),
+        )
     assert (measured.step, measured.free) == (500, 9000)
 
 

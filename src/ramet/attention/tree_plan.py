@@ -79,12 +79,12 @@ def plan_tree(
         wide: None if there are to be no wide items, so that a row's own context alone says how it is cut.
             Else its blocks consist of whole narrow ones, or are smaller and there are none either.
         narrow: the other size.
-        span_chunks: an item covers so many chunks of positions. None cuts what a block reads into even
-            pieces, as large as keeps the device busy to the end.
+        span_chunks: an item covers so many chunks of positions, far into a context more (`_fixed_span`).
+            None cuts what a block reads into even pieces, as large as keeps the device busy to the end.
     """
     begin, end = segments.row_begin.astype(np.intp), segments.row_end.astype(np.intp)
     index = np.arange(len(begin))
-    span = None if span_chunks is None else segments.first_position // (span_chunks * CHUNK_TOKENS)
+    span = None if span_chunks is None else _fixed_span(segments.first_position // CHUNK_TOKENS, span_chunks)
     is_wide = np.zeros(0, dtype=bool)
     wide_index = wide_block = index[:0]
     if wide is not None and wide.rows > narrow.rows and int((end - begin).max(initial=0)) > narrow.rows:
@@ -117,6 +117,13 @@ def _cut(index: Index, begin: Index, end: Index, size: int) -> tuple[Index, Inde
         np.maximum(np.repeat(begin, counts), block * size),
         np.minimum(np.repeat(end, counts), (block + 1) * size),
     )
+
+
+def _fixed_span(chunk: Int32Array, span_chunks: int) -> Int32Array:
+    """The span that a chunk belongs to, by its number: eight of ``span_chunks``, then four each of twice the
+    length, and so on. So the longest context is cut into few."""
+    doublings = np.frexp(np.maximum(chunk // (4 * span_chunks), 1))[1] - 1  # the exponents of powers of two
+    return (4 * doublings + chunk // (span_chunks << doublings)).astype(np.int32)
 
 
 def _items(index: Index, block: Index, span: Int32Array | None, kind: Kind, num_rows: int) -> Items:

@@ -23,6 +23,7 @@ from ramet.runner.machine import available_cores, available_memory
 from ramet.store import default_cache_dir, list_models
 
 CPU_FACTS = Path("/proc/cpuinfo")
+GPU_FACTS = Path("/proc/driver/nvidia/gpus")
 
 _LABEL_WIDTH = 16
 
@@ -81,7 +82,9 @@ class Report:
     cores: int
     memory: int  # bytes
     native_kernels: NativeKernels
+    gpus: list[str]  # of NVIDIA, as their driver names them
     torch: str | None
+    triton: str | None  # which the kernels for GPUs are written in
     models_folder: str
     models: list[str]
 
@@ -111,7 +114,9 @@ def _report() -> Report:
         cores=available_cores(),
         memory=available_memory(),
         native_kernels=_native_kernels(),
+        gpus=_gpu_names(),
         torch=_installed_version("torch"),
+        triton=_installed_version("triton"),
         models_folder=str(default_cache_dir()),
         models=[model.name for model in list_models()],
     )
@@ -130,7 +135,12 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     width = max((len(each.name) for each in native.instruction_sets), default=0)
     for instruction_set in native.instruction_sets:
         yield "", f"{instruction_set.name:<{width}}  {instruction_set}"
+    yield "gpus", ", ".join(report.gpus) or "none of NVIDIA"
     yield "torch", report.torch or "not installed"
+    missing = (
+        "not installed, and a GPU needs it: pip install 'ramet[gpu]'" if report.gpus else "not installed"
+    )
+    yield "triton", report.triton or missing
     yield "models", f"{report.models_folder} ({', '.join(report.models) or 'none yet'})"
 
 
@@ -164,10 +174,20 @@ def _cpu_name() -> str:
     return f"{name} ({machine})" if name else machine
 
 
+def _gpu_names() -> list[str]:
+    found = sorted(GPU_FACTS.glob("*/information"))
+    return [_fact(facts, "Model") or "unnamed" for facts in found]
+
+
 def _cpu_fact(*keys: str) -> str:
     """What the system says of the first CPU under one of these keys; nothing if it is not Linux."""
+    return _fact(CPU_FACTS, *keys)
+
+
+def _fact(facts: Path, *keys: str) -> str:
+    """The first value under one of these keys in a file of lines ``key : value``."""
     try:
-        lines = CPU_FACTS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     for line in lines:

@@ -30,8 +30,8 @@ from ramet.runner.kv_pool import KVPool
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 256
-PLAN_SIZE = 1 << 21  # int32 numbers: 256 rows with 7,000 positions each of their own
-PARTIAL_BYTES = 64 * 2**20
+PLAN_SIZE = 1 << 22  # int32 numbers: 256 rows with 15,000 positions each of their own
+PARTIAL_BYTES = 128 * 2**20
 MAX_DRAWN = 4096
 NO_SEGMENTS = Segments(*(np.zeros(count, dtype=np.int32) for count in (0, 0, 0, 1, 0)))
 
@@ -62,7 +62,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        # One for all recordings: cuBLAS keeps a workspace (of 32 MiB on Hopper) for each stream it was used on
+        # One for all recordings: cuBLAS keeps a workspace for each stream, of 32 MiB on Hopper
         self._aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(self, work: Callable[[], torch.Tensor]) -> Recording:

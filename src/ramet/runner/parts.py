@@ -61,7 +61,7 @@ def choose_parts(config: ModelConfig, options: ModelOptions, device: torch.devic
     if device.type == "cuda":
         if options.deterministic:
             raise UnsupportedFeature(
-                "deterministic=True on a GPU needs the Triton kernels: pip install triton"
+                "deterministic=True on a GPU needs the Triton kernels: kernels='auto', and pip install triton"
             )
         if options.kernels != "torch":
             logger.warning("computing with the slow torch reference: pip install triton")

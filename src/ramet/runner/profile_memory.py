@@ -5,14 +5,25 @@ Arithmetic with what is measured: `ramet.runner.memory`. Must not know: which de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from ramet.config import SchedulerConfig
-from ramet.model_io import CHUNK_TOKENS, Int32Array, ModelInput, ModelRunner, Sampling, Segments, execute
+from ramet.model_io import (
+    CHUNK_TOKENS,
+    Int32Array,
+    LogitBias,
+    ModelInput,
+    ModelRunner,
+    Penalties,
+    Sampling,
+    Segments,
+    execute,
+)
 from ramet.models.config import ModelConfig
 from ramet.runner.memory import Measured
 
@@ -68,9 +79,10 @@ def meter_of(device: torch.device) -> MemoryMeter | None:
 def measure(
     make_runner: Callable[[int], ModelRunner], meter: MemoryMeter, config: ModelConfig, steps: SchedulerConfig
 ) -> Measured:
-    """Compute one step of the largest size and see what it takes; and one of a single row.
+    """Compute one step of the largest size and see what it takes; and some of a single row.
 
-    The kernels of both are compiled now, while people are shown that something is loading.
+    The kernels of all are compiled now, while people are shown that something is loading: compiled for the
+    first request that needs them, they would hold up all others for seconds.
 
     What stays allocated after it (workspaces of libraries, buffers of attention) counts as not free; what is
     gone with it, as taken by a step.
@@ -86,7 +98,7 @@ def measure(
         num_rows, min(steps.max_running_requests, num_rows), config.context_length
     )
     meter.restart()
-    pool_bytes = _run(make_runner, (model_input, sampling), largest_step(1, 1, config.context_length))
+    pool_bytes = _run(make_runner, (model_input, sampling), *sampled_in_every_way(config))
     highest = meter.highest()
     kept = meter.allocated()
     return Measured(step=max(highest - kept - pool_bytes, 0), free=meter.free())
@@ -132,6 +144,22 @@ def largest_step(num_rows: int, num_samples: int, context_length: int) -> tuple[
         num_top_logprobs=np.ones(num_samples, dtype=np.int32),
     )
     return model_input, sampling
+
+
+def sampled_in_every_way(config: ModelConfig) -> Iterator[tuple[ModelInput, Sampling]]:
+    """Steps of one row that together ask for every kernel of sampling, in each of its variants."""
+    model_input, sampling = largest_step(1, 1, config.context_length)
+    first, ones = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.float32)
+    everything = replace(
+        sampling,
+        top_k=np.ones(1, dtype=np.int32),
+        penalties=Penalties(ones, ones, ones, first, first, first),
+        bias=LogitBias(first, first, ones),
+    )
+    allowed = np.full((1, -(-config.vocab_size // 32)), 2**32 - 1, dtype=np.uint32)
+    for bitmask in (None, allowed):
+        for temperature in (0 * ones, ones):
+            yield model_input, replace(everything, temperature=temperature, bitmask=bitmask)
 
 
 def _segments(prompts: list[tuple[int, int]]) -> Segments:
