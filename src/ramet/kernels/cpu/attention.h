@@ -22,6 +22,7 @@ constexpr int QUERY_TILE = 1;
 #endif
 constexpr int QUERY_BATCH = 12;  // a multiple of the tiles
 constexpr int CHUNK_VECTORS = CHUNK / LANES;
+alignas(64) static const float NO_RECORD[2 * 512] = {};  // stands behind the last of a chunk, in whole vectors
 constexpr float NOTHING = -1e30f;  // the score of a key that may not be seen: finite, so that differences are
 
 // ---- how numbers are multiplied: one float at a time, or pairs of bf16
@@ -30,8 +31,6 @@ struct FloatMath {
     using Element = float;
     static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
     RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
-    RAMET_INLINE F32 exponential(F32 x) { return exp2(x); }
-    RAMET_INLINE void put(float* to, F32 x) { store(to, x); }
 };
 
 #if defined(RAMET_NATIVE_BF16)
@@ -41,8 +40,6 @@ struct PairMath {
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
         return dot2(acc, load_bytes(b), broadcast4(a));
     }
-    RAMET_INLINE F32 exponential(F32 x) { return exp2_rough(x); }
-    RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
 };
 #endif
 
@@ -60,7 +57,8 @@ struct Ahead {
     }
 };
 
-// ---- laying out a chunk: keys as [stride / PER_STEP][CHUNK][PER_STEP], values as [CHUNK / PER_STEP][stride][PER_STEP]
+// ---- laying out a chunk: keys as [stride / PER_STEP][CHUNK][PER_STEP], values as [CHUNK / PER_STEP][stride][PER_STEP].
+// ---- Of `rows` there are whole vectors.
 
 template <class Math>
 struct ChunkLayout;
@@ -73,7 +71,7 @@ struct ChunkLayout<FloatMath> {
             for (int64_t d = 0; d < stride; d += LANES * elements_per_word) {
                 const void* in[LANES];
                 for (int i = 0; i < LANES; ++i)
-                    in[i] = first + i < count ? static_cast<const char*>(rows[first + i]) + d / elements_per_word * 4 : nullptr;
+                    in[i] = static_cast<const char*>(rows[first + i]) + d / elements_per_word * 4;
                 if (is_f32) {
                     transpose16(in, out + d * CHUNK + first, CHUNK * int64_t(sizeof(float)));
                     continue;
@@ -110,7 +108,7 @@ struct ChunkLayout<PairMath> {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 const void* in[LANES];
                 for (int i = 0; i < LANES; ++i)
-                    in[i] = first + i < count ? static_cast<const uint16_t*>(rows[first + i]) + d : nullptr;
+                    in[i] = static_cast<const uint16_t*>(rows[first + i]) + d;
                 transpose16(in, out + d * CHUNK + first * 2, CHUNK * 4);
             }
             ahead.ask(LANES / 2);
@@ -120,7 +118,7 @@ struct ChunkLayout<PairMath> {
         for (int i = 0; i < count; i += 2) {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 auto* first = static_cast<const uint16_t*>(rows[i]) + stride + d;
-                auto* second = i + 1 < count ? static_cast<const uint16_t*>(rows[i + 1]) + stride + d : nullptr;
+                auto* second = static_cast<const uint16_t*>(rows[i + 1]) + stride + d;
                 interleave16(first, second, out + i * stride + d * 2);
             }
             ahead.ask(1);
@@ -209,16 +207,35 @@ static inline __attribute__((always_inline)) void score(const typename Math::Ele
 }
 
 // From scores to weights; their sum joins the parts of the total, of which `keep` is kept.
-template <class Math, int V>
-RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, typename Math::Element* weights) {
+template <int V>
+RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, float* weights) {
     const F32 peak_all = set1(peak);
     F32 weight[V];
-    for (int v = 0; v < V; ++v) weight[v] = Math::exponential(load(scores + v * LANES) - peak_all);
+    for (int v = 0; v < V; ++v) weight[v] = exp2(load(scores + v * LANES) - peak_all);
     F32 sum = weight[0];
     for (int v = 1; v < V; ++v) sum = sum + weight[v];
     store(total, fma(load(total), set1(keep), sum));
-    for (int v = 0; v < V; ++v) Math::put(weights + v * LANES, weight[v]);
+    for (int v = 0; v < V; ++v) store(weights + v * LANES, weight[v]);
 }
+
+#if defined(RAMET_NATIVE_BF16)
+// The sum is that of the rounded weights, by which values are multiplied.
+template <int V>
+RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, uint16_t* weights) {
+    const uint16_t ones[2] = {0x3f80, 0x3f80};
+    const F32 scale = set1(128.0f), shift = set1(-128.0f * peak), nothing = set1(NOTHING);
+    F32 sum = load(total) * set1(keep);
+    for (int v = 0; v < V; v += 2) {
+        const F32 low = load(scores + v * LANES), high = v + 1 < V ? load(scores + (v + 1) * LANES) : nothing;
+        // Integers do not tell not-a-number, so it joins the sum by itself
+        sum = fma(high, zero(), fma(low, zero(), sum));
+        const Bytes weight = exp2_128ths(fma(low, scale, shift), v + 1 < V ? fma(high, scale, shift) : nothing);
+        store_bytes(weights + v * LANES, weight);
+        sum = dot2(sum, weight, broadcast4(ones));
+    }
+    store(total, sum);
+}
+#endif
 
 template <class Math, int R, int V>
 static inline __attribute__((always_inline)) void weigh(const typename Math::Element* weights, const Chunk<Math>& chunk,
@@ -310,8 +327,8 @@ static void attend_batch(const typename Math::Element* queries, int count, int64
     alignas(64) typename Math::Element weights[QUERY_BATCH * CHUNK];
     for (int q = 0; q < count; ++q)
         for_vectors(tile_last[q], [&](auto vectors) {
-            soften<Math, decltype(vectors)::count>(scores + q * CHUNK, peak[q], keep[q],
-                                                   records + q * record_floats + stride, weights + q * CHUNK);
+            soften<decltype(vectors)::count>(scores + q * CHUNK, peak[q], keep[q],
+                                             records + q * record_floats + stride, weights + q * CHUNK);
         });
 
     for_tiles(count, [&](auto tile, int q) {
@@ -380,6 +397,7 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
         const int64_t record_bytes = 2 * stride * element_bytes;
         const void* rows[CHUNK];
         for (int i = 0; i < count; ++i) rows[i] = pool + slots[i] * record_bytes;
+        for (int i = count; i % LANES != 0; ++i) rows[i] = NO_RECORD;
         Ahead ahead{pool, nullptr, record_bytes, 0};
         if (index + 1 < unit.num_segments) {
             const int32_t next = unit.segments[index + 1];
@@ -396,12 +414,14 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
         Chunk<Math> chunk{keys, values};
 
         const int64_t q_end = (end - unit.row_begin) * group;
+        int64_t row = begin, head = 0;  // of the query: counted, for a division takes as long as a vector's softmax
         for (int64_t q = (begin - unit.row_begin) * group; q < q_end; q += QUERY_BATCH) {
             const int batch = q_end - q < QUERY_BATCH ? int(q_end - q) : QUERY_BATCH;
             int last_key[QUERY_BATCH];
             for (int i = 0; i < batch; ++i) {
-                const int64_t last = plan.positions[unit.row_begin + (q + i) / group] - first;
+                const int64_t last = plan.positions[row] - first;
                 last_key[i] = last < count - 1 ? int(last) : count - 1;
+                if (++head == group) head = 0, ++row;
             }
             attend_batch<Math>(queries + q * stride, batch, stride, chunk, last_key, peaks + q,
                                current + q * record_floats, record_floats, ahead, ask);

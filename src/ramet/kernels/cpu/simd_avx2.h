@@ -174,13 +174,13 @@ RAMET_INLINE F32 dot2(F32 acc, Bytes x, Bytes y) {
     return fma(high_bf16(x), high_bf16(y), fma(low_bf16(x), low_bf16(y), acc));
 }
 
-// Transpose 16 x 16 words of 4 bytes: rows from `in` (null rows are zeros), out row i at out + i * stride.
+// Transpose 16 x 16 words of 4 bytes: rows from `in`, out row i at out + i * stride.
 RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
     for (int from = 0; from < 16; from += 8)
         for (int word = 0; word < 16; word += 8) {
             __m256 r[8], t[8];
             for (int i = 0; i < 8; ++i)
-                r[i] = in[from + i] ? _mm256_loadu_ps(static_cast<const float*>(in[from + i]) + word) : _mm256_setzero_ps();
+                r[i] = _mm256_loadu_ps(static_cast<const float*>(in[from + i]) + word);
             for (int i = 0; i < 8; i += 2) {
                 t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
                 t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);

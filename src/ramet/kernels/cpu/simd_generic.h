@@ -213,12 +213,12 @@ RAMET_INLINE F32 dot2(F32 acc, Bytes x, Bytes y) {
     return fma(high_bf16(x), high_bf16(y), fma(low_bf16(x), low_bf16(y), acc));
 }
 
-// Transpose 16 x 16 words of 4 bytes: rows from `in` (null rows are zeros), out row i at out + i * stride.
+// Transpose 16 x 16 words of 4 bytes: rows from `in`, out row i at out + i * stride.
 RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
     for (int i = 0; i < 16; ++i)
         for (int word = 0; word < 16; ++word) {
-            uint32_t value = 0;
-            if (in[i]) std::memcpy(&value, static_cast<const char*>(in[i]) + word * 4, 4);
+            uint32_t value;
+            std::memcpy(&value, static_cast<const char*>(in[i]) + word * 4, 4);
             std::memcpy(static_cast<char*>(out) + word * stride_bytes + i * 4, &value, 4);
         }
 }
