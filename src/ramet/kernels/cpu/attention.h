@@ -31,6 +31,8 @@ struct FloatMath {
     using Element = float;
     static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
     RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
+    RAMET_INLINE F32 exponential(F32 x) { return exp2(x); }
+    RAMET_INLINE void put(float* to, F32 x) { store(to, x); }
 };
 
 #if defined(RAMET_NATIVE_BF16)
@@ -40,6 +42,8 @@ struct PairMath {
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
         return dot2(acc, load_bytes(b), broadcast4(a));
     }
+    RAMET_INLINE F32 exponential(F32 x) { return exp2_rough(x); }
+    RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
 };
 #endif
 
@@ -207,35 +211,16 @@ static inline __attribute__((always_inline)) void score(const typename Math::Ele
 }
 
 // From scores to weights; their sum joins the parts of the total, of which `keep` is kept.
-template <int V>
-RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, float* weights) {
+template <class Math, int V>
+RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, typename Math::Element* weights) {
     const F32 peak_all = set1(peak);
     F32 weight[V];
-    for (int v = 0; v < V; ++v) weight[v] = exp2(load(scores + v * LANES) - peak_all);
+    for (int v = 0; v < V; ++v) weight[v] = Math::exponential(load(scores + v * LANES) - peak_all);
     F32 sum = weight[0];
     for (int v = 1; v < V; ++v) sum = sum + weight[v];
     store(total, fma(load(total), set1(keep), sum));
-    for (int v = 0; v < V; ++v) store(weights + v * LANES, weight[v]);
+    for (int v = 0; v < V; ++v) Math::put(weights + v * LANES, weight[v]);
 }
-
-#if defined(RAMET_NATIVE_BF16)
-// The sum is that of the rounded weights, by which values are multiplied.
-template <int V>
-RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, uint16_t* weights) {
-    const uint16_t ones[2] = {0x3f80, 0x3f80};
-    const F32 scale = set1(128.0f), shift = set1(-128.0f * peak), nothing = set1(NOTHING);
-    F32 sum = load(total) * set1(keep);
-    for (int v = 0; v < V; v += 2) {
-        const F32 low = load(scores + v * LANES), high = v + 1 < V ? load(scores + (v + 1) * LANES) : nothing;
-        // Integers do not tell not-a-number, so it joins the sum by itself
-        sum = fma(high, zero(), fma(low, zero(), sum));
-        const Bytes weight = exp2_128ths(fma(low, scale, shift), v + 1 < V ? fma(high, scale, shift) : nothing);
-        store_bytes(weights + v * LANES, weight);
-        sum = dot2(sum, weight, broadcast4(ones));
-    }
-    store(total, sum);
-}
-#endif
 
 template <class Math, int R, int V>
 static inline __attribute__((always_inline)) void weigh(const typename Math::Element* weights, const Chunk<Math>& chunk,
@@ -327,8 +312,8 @@ static void attend_batch(const typename Math::Element* queries, int count, int64
     alignas(64) typename Math::Element weights[QUERY_BATCH * CHUNK];
     for (int q = 0; q < count; ++q)
         for_vectors(tile_last[q], [&](auto vectors) {
-            soften<decltype(vectors)::count>(scores + q * CHUNK, peak[q], keep[q],
-                                             records + q * record_floats + stride, weights + q * CHUNK);
+            soften<Math, decltype(vectors)::count>(scores + q * CHUNK, peak[q], keep[q],
+                                                   records + q * record_floats + stride, weights + q * CHUNK);
         });
 
     for_tiles(count, [&](auto tile, int q) {

@@ -221,25 +221,6 @@ RAMET_INLINE F32 dot2(F32 acc, Bytes a, Bytes b) {
 #endif
 }
 
-#if defined(RAMET_NATIVE_BF16)
-// 2^(x / 128) of 32 numbers up to 0 as bf16, to 0.7 %: half of that is what bf16 loses anyway. As integers they are
-// bf16's bits but for the exponent's bias and, of the last 7, how far 2^f - 1 lies below f. 0 below 2^-127, and for
-// not-a-number.
-RAMET_INLINE Bytes exp2_128ths(F32 low, F32 high) {
-    alignas(64) static constexpr int16_t BELOW[64] = {
-        0,  1,  1,  2,  2,  3,  4,  4,  5,  5,  5,  6,  6,  7,  7,  8,  8,  8,  9,  9,  9,  9,
-        10, 10, 10, 10, 10, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 10, 10, 10,
-        10, 10, 9,  9,  9,  8,  8,  8,  7,  7,  6,  6,  5,  5,  4,  3,  3,  2,  1,  1};
-    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), bias = _mm512_set1_epi16(127 * 128);
-    __m512i x = _mm512_packs_epi32(_mm512_cvtps_epi32(low.v), _mm512_cvtps_epi32(high.v));
-    x = _mm512_max_epi16(_mm512_permutexvar_epi64(order, x), _mm512_sub_epi16(_mm512_setzero_si512(), bias));
-    __m512i below = _mm512_permutex2var_epi16(_mm512_load_si512(BELOW), _mm512_srli_epi16(x, 1),
-                                              _mm512_load_si512(BELOW + 32));
-    return {_mm512_sub_epi16(_mm512_add_epi16(x, bias), below)};
-}
-RAMET_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
-#endif
-
 // Transpose 16 x 16 words of 4 bytes: rows from `in`, out row i at out + i * stride.
 RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
     __m512i r[16], t[16];
