@@ -216,7 +216,7 @@ def test_steps_run_eagerly_where_nothing_can_be_recorded(caplog):
 
 def test_a_recording_is_announced_once(caplog):
     steps = Steps()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="ramet.runner.cuda_graph"):
         for _ in range(3):
             steps.check(random_step(np.random.default_rng(0), 3, longest=10))
     assert [record.getMessage()[:34] for record in caplog.records] == ["recorded a CUDA graph of 4 rows in"]
