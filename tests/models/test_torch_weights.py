@@ -107,7 +107,7 @@ def test_decoding_is_said_once_with_the_sizes(tmp_path, caplog):
 
 def test_nothing_is_said_about_floats(tmp_path, caplog):
     weights = {name: torch.from_numpy(array) for name, array in random_arrays(TINY).items()}
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="ramet.models.torch_weights"):
         LlamaModel(
             TINY, open_weights(write_hf(tmp_path / "m", TINY, weights), TINY), dtype=torch.float32, device=CPU
         )

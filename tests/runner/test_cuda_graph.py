@@ -207,7 +207,7 @@ def test_ids_may_stand_for_more_drawn_tokens_than_there_is_room_for():
 def test_steps_run_eagerly_where_nothing_can_be_recorded(caplog):
     rng = np.random.default_rng(0)
     steps = Steps(graphs=NoGraphs())
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="ramet.runner.cuda_graph"):
         for _ in range(3):
             assert len(steps.check(random_step(rng, 3, longest=10))) == 3
     assert [record.levelname for record in caplog.records] == ["WARNING"]
