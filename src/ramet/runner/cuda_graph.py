@@ -141,7 +141,7 @@ class GraphedForward:
     def __call__(self, model_input: ModelInput, drawn: torch.Tensor | None) -> torch.Tensor:
         num_rows = len(model_input.input_ids)
         recording = None
-        if num_rows <= self._max_rows:
+        if num_rows <= self._max_rows and (self._graphs is not None or self.recordings):
             padded = padded_rows(num_rows)
             layout = self._attention.lay_out(model_input.segments, num_rows, padded)
             num_drawn = max(-int(model_input.input_ids.min()), 0)
