@@ -17,10 +17,30 @@ constexpr int64_t ROWS_TOGETHER = 256;
 // Up to so many rows, what is done to each row is done by one thread while the others wait: sharing costs more.
 constexpr int64_t ROWS_ALONE = 2;
 
-// A product whose outputs stand at a column of the output rows.
-struct Part {
-    const Matrix* matrix;
-    int64_t column;
+// Matrices that multiply the same inputs, and where their outputs stand in the output rows. Its tasks are pairs of panels.
+struct Product {
+    struct Part {
+        const Matrix* matrix;
+        int64_t column;
+    };
+    struct Task {
+        const Matrix& matrix;
+        int64_t column, panel;
+        int count;
+    };
+    std::array<Part, 3> parts;
+
+    static int64_t pairs(const Part& part) { return part.matrix ? (part.matrix->panels + 1) / 2 : 0; }
+    int64_t num_tasks() const { return pairs(parts[0]) + pairs(parts[1]) + pairs(parts[2]); }
+    Task task(int64_t index) const {
+        const Part* part = parts.data();
+        for (; index >= pairs(*part); ++part) index -= pairs(*part);
+        return {*part->matrix, part->column, index * 2, int(std::min<int64_t>(2, part->matrix->panels - index * 2))};
+    }
+    Memory memory(int64_t index) const {
+        const Task t = task(index);
+        return {t.matrix.panel(t.panel), t.count * t.matrix.panel_bytes};
+    }
 };
 
 }  // namespace
@@ -107,29 +127,20 @@ struct Decoder::Run {
         team.sync();
     }
 
-    // out[row][column + n] = product of the inputs with each part; the phase is not ended.
-    void multiply(std::initializer_list<Part> parts, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
-                  bool accumulate) {
-        int64_t panels = 0;
-        for (const Part& part : parts) panels += part.matrix->panels;
-        // The fewer rows, the larger the tasks: the weights are then read from memory, in long runs
-        const int64_t most = num_rows >= 128 ? 2 : 32;
-        const int64_t grain = std::clamp<int64_t>(panels / (team.size() * 6) / 2 * 2, 2, most);
-        int64_t num_tasks = 0;
-        for (const Part& part : parts) num_tasks += (part.matrix->panels + grain - 1) / grain;
-        team.share(num_tasks, [&](int64_t task) {
-            for (const Part& part : parts) {
-                const int64_t tasks = (part.matrix->panels + grain - 1) / grain;
-                if (task >= tasks) {
-                    task -= tasks;
-                    continue;
-                }
-                const int64_t end = std::min((task + 1) * grain, part.matrix->panels);
-                for (int64_t panel = task * grain; panel < end; panel += 2)
-                    kernels.matmul(*part.matrix, inputs, num_rows, panel, int(std::min<int64_t>(2, end - panel)),
-                                   out + part.column, ld, accumulate);
-                return;
-            }
+    // out[row][column + n] = product of the inputs with each part; the phase is not ended. Weights are fetched ahead:
+    // a thread's next, and at its end the first of the product that comes after this one, if any.
+    void multiply(const Product& product, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
+                  bool accumulate, const Product* then = nullptr) {
+        const int64_t num_tasks = product.num_tasks();
+        team.share_stretches(thread, num_tasks, [&](int64_t index, int64_t next) {
+            const Product::Task task = product.task(index);
+            Memory soon;
+            if (next < num_tasks)
+                soon = product.memory(next);
+            else if (then)
+                soon = then->memory(team.stretch_begin(thread, then->num_tasks()));
+            kernels.matmul(task.matrix, inputs, num_rows, task.panel, task.count, soon, out + task.column, ld,
+                           accumulate);
         });
     }
 
@@ -228,6 +239,12 @@ void Decoder::forward(const StepRows& rows, float* out) {
             const Inputs for_gate_up = Run::prepare(*this, {&w.gate->view, &w.up->view}, hidden, 0);
             const Inputs for_down = Run::prepare(*this, {&w.down->view}, shape_.inner, 0);
             const bool is_last = index + 1 == shape_.num_layers;
+            auto qkv_of = [&](const LayerWeights& of) {
+                return Product{{{{&of.q->view, 0}, {&of.k->view, q_width}, {&of.v->view, q_width + kv_width}}}};
+            };
+            const Product qkv = qkv_of(w), output{{{{&w.output->view, 0}}}}, down{{{{&w.down->view, 0}}}};
+            const Product gate_up{{{{&w.gate->view, 0}, {&w.up->view, shape_.inner}}}};
+            const Product next_qkv = qkv_of(layers_[size_t(is_last ? index : index + 1)]);
             const Readers& readers = is_last ? kept : all;
             const RopeShape rope{shape_.num_heads,
                                  shape_.num_kv_heads,
@@ -251,8 +268,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
             for (int64_t begin = 0; begin < n; begin += ROWS_TOGETHER) {
                 const int64_t end = std::min(begin + ROWS_TOGETHER, n);
                 normalize(states, w.input_norm, for_qkv, begin, end);
-                run.multiply({{&w.q->view, 0}, {&w.k->view, q_width}, {&w.v->view, q_width + kv_width}}, for_qkv,
-                             end - begin, projected, qkv_width, false);
+                run.multiply(qkv, for_qkv, end - begin, projected, qkv_width, false, &output);
                 run.end_phase(1, end - begin);
                 run.each_row(begin, end, [&](int64_t row) {
                     const float* cos_sin =
@@ -287,11 +303,10 @@ void Decoder::forward(const StepRows& rows, float* out) {
                     kernels_.convert(attended + row * q_width, row - begin, for_output);
                 });
                 run.mark(0);
-                run.multiply({{&w.output->view, 0}}, for_output, end - begin, of_rows, hidden, true);
+                run.multiply(output, for_output, end - begin, of_rows, hidden, true, &gate_up);
                 run.end_phase(4, end - begin);
                 normalize(readers.states, w.post_attention_norm, for_gate_up, begin, end);
-                run.multiply({{&w.gate->view, 0}, {&w.up->view, shape_.inner}}, for_gate_up, end - begin, projected,
-                             gate_up_width, false);
+                run.multiply(gate_up, for_gate_up, end - begin, projected, gate_up_width, false, &down);
                 run.end_phase(5, end - begin);
                 run.each_row(begin, end, [&](int64_t row) {
                     const float* gate = projected + (row - begin) * gate_up_width;
@@ -299,7 +314,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
                     kernels_.convert(run.temporary, row - begin, for_down);
                 });
                 run.mark(6);
-                run.multiply({{&w.down->view, 0}}, for_down, end - begin, of_rows, hidden, true);
+                run.multiply(down, for_down, end - begin, of_rows, hidden, true, is_last ? nullptr : &next_qkv);
                 run.end_phase(7, readers.num_rows);
             }
         }
@@ -325,7 +340,7 @@ void Decoder::logits(const float* hidden, int64_t num_rows, float* out) {
             run.each_row(begin, end, [&](int64_t row) {
                 kernels_.convert(hidden + row * shape_.hidden, row - begin, inputs);
             });
-            run.multiply({{&head_->view, 0}}, inputs, end - begin, out + begin * shape_.vocab, shape_.vocab, false);
+            run.multiply({{{{&head_->view, 0}}}}, inputs, end - begin, out + begin * shape_.vocab, shape_.vocab, false);
             run.team.sync();
         }
     });

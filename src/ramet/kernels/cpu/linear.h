@@ -19,8 +19,23 @@ constexpr int QUANT_ROWS = 3, FLOAT_ROWS = 4, TILE_PANELS = 1;
 constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 #endif
 
-constexpr int64_t SOON = 4096;  // bytes
-RAMET_INLINE void prefetch(const uint8_t* address) { __builtin_prefetch(address, 0, 3); }
+// Weights are read once per step, from memory. The tiles of two panels ask for the panels that come next, a little at
+// each block of inputs, so that the memory is busy all the time.
+class Fetch {
+public:
+    Fetch(Memory next, int64_t num_blocks)
+        : at_(next.data),
+          due_(next.data),
+          rate_(((next.bytes < MOST ? next.bytes : MOST) + num_blocks - 1) / num_blocks) {}
+    void block() {
+        for (due_ += rate_; at_ < due_; at_ += 64) __builtin_prefetch(at_, 0, 3);
+    }
+
+private:
+    static constexpr int64_t MOST = 256 << 10;  // a part of a core's cache
+    const uint8_t *at_, *due_;
+    int64_t rate_;
+};
 
 // ---- where a tile's 8-bit weights come from: groups of 2 x 4 inputs, unpacked on the way into registers, which
 // ---- the vector units do beside the products; and the scale of a block
@@ -56,15 +71,19 @@ RAMET_INLINE void finish(F32 value, const Matrix& w, int64_t panel, float* out, 
 
 template <int R, int C, class Source>
 static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, const Inputs& x, int64_t row,
-                                                             int64_t panel, float* out, int64_t ld, bool accumulate,
-                                                             int turn, int num_turns) {
+                                                             int64_t panel, Fetch& fetch, float* out, int64_t ld,
+                                                             bool accumulate) {
     const int64_t blocks = w.blocks, width = blocks * BLOCK;
     const int8_t* bytes = x.bytes + row * width;
     const float* scales = x.scales + row * blocks;
     const int32_t* offsets = (Source::is_signed ? x.offsets8 : x.offsets4) + row * blocks;
-    // Weights are read once per step, from memory. While these panels are at work the tiles of rows take turns in
-    // asking for the next ones, so that the memory is busy all the time; a lone tile asks for what comes soon.
-    const int64_t ahead = num_turns == 1 ? SOON : C * blocks * Source::block_bytes;
+    const uint8_t* weights[C];
+    const uint16_t *w_scales[C], *minima[C];
+    for (int c = 0; c < C; ++c) {
+        weights[c] = w.panel(panel + c);
+        w_scales[c] = reinterpret_cast<const uint16_t*>(weights[c] + w.scales_at);
+        minima[c] = reinterpret_cast<const uint16_t*>(weights[c] + w.minima_at);
+    }
     F32 acc[R][C];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) acc[r][c] = zero();
@@ -74,15 +93,11 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
             I32 first = Source::is_signed && SIGNED_OFFSET == 0 ? set1_int(0) : set1_int(offsets[r * blocks + b]);
             for (int c = 0; c < C; ++c) dot[r][c] = first;
         }
-        const uint8_t* block[C];
-        for (int c = 0; c < C; ++c) block[c] = w.weights + ((panel + c) * blocks + b) * Source::block_bytes;
-        if (b % num_turns == turn)
-            for (int c = 0; c < C; ++c)
-                for (int64_t byte = 0; byte < Source::block_bytes; byte += 64) prefetch(block[c] + ahead + byte);
+        fetch.block();
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) {
             Bytes low[C], high[C];
-            for (int c = 0; c < C; ++c) Source::pair(block[c], g, low[c], high[c]);
+            for (int c = 0; c < C; ++c) Source::pair(weights[c] + b * Source::block_bytes, g, low[c], high[c]);
             for (int r = 0; r < R; ++r) {
                 const int8_t* from = bytes + r * width + b * BLOCK + g * 8;
                 Bytes x_low = broadcast4(from), x_high = broadcast4(from + 4);
@@ -96,18 +111,18 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
             }
         }
         F32 scale[C];
-        for (int c = 0; c < C; ++c) scale[c] = load_f16(w.scales + ((panel + c) * blocks + b) * PANEL);
+        for (int c = 0; c < C; ++c) scale[c] = load_f16(w_scales[c] + b * PANEL);
         for (int r = 0; r < R; ++r) {
             F32 x_scale = set1(scales[r * blocks + b]);
             for (int c = 0; c < C; ++c) acc[r][c] = fma(to_float(dot[r][c]), scale[c] * x_scale, acc[r][c]);
         }
     }
-    if (w.minima) {
+    if (w.minima_at) {
         const int64_t pairs = even(blocks) / 2;
         const uint16_t* sums = x.sums + row * even(blocks);
         for (int64_t p = 0; p < pairs; ++p) {
             Bytes minimum[C];
-            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(w.minima + ((panel + c) * pairs + p) * 2 * PANEL);
+            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(minima[c] + p * 2 * PANEL);
             for (int r = 0; r < R; ++r) {
                 Bytes sum = broadcast4(sums + r * even(blocks) + p * 2);
                 for (int c = 0; c < C; ++c) acc[r][c] = dot2(acc[r][c], minimum[c], sum);
@@ -118,21 +133,26 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
         for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
 }
 
+template <bool IsF32>
+constexpr int64_t STEPS_PER_BLOCK = IsF32 ? BLOCK : BLOCK / 2;
+
 template <int R, int C, bool IsF32>
 static inline __attribute__((always_inline)) void float_tile(const Matrix& w, const Inputs& x, int64_t row,
-                                                             int64_t panel, float* out, int64_t ld, bool accumulate) {
-    const int64_t steps = IsF32 ? w.k : even(w.k) / 2, panel_bytes = steps * 64;
-    const uint8_t* weights = w.weights + panel * panel_bytes;
+                                                             int64_t panel, Fetch& fetch, float* out, int64_t ld,
+                                                             bool accumulate) {
+    const int64_t steps = IsF32 ? w.k : even(w.k) / 2;
+    const uint8_t* weights = w.panel(panel);
     F32 acc[R][C];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) acc[r][c] = zero();
     const char* inputs = IsF32 ? reinterpret_cast<const char*>(x.f32) : reinterpret_cast<const char*>(x.bf16);
     inputs += row * steps * 4;
     for (int64_t i = 0; i < steps; ++i) {
+        if (i % STEPS_PER_BLOCK<IsF32> == 0) fetch.block();
         for (int r = 0; r < R; ++r) {
             const char* from = inputs + (r * steps + i) * 4;
             for (int c = 0; c < C; ++c) {
-                const uint8_t* at = weights + c * panel_bytes + i * 64;
+                const uint8_t* at = weights + c * w.panel_bytes + i * 64;
                 if (IsF32) {
                     float value;
                     std::memcpy(&value, from, 4);
@@ -173,14 +193,14 @@ template <int C, class Source>
 struct QuantTile {
     const Matrix& w;
     const Inputs& x;
-    int num_turns;
     int64_t panel;
+    Fetch& fetch;
     float* out;
     int64_t ld;
     bool accumulate;
     template <int R>
     void run(int64_t row) const {
-        quant_tile<R, C, Source>(w, x, row, panel, out, ld, accumulate, int(row / QUANT_ROWS), num_turns);
+        quant_tile<R, C, Source>(w, x, row, panel, fetch, out, ld, accumulate);
     }
 };
 
@@ -189,43 +209,47 @@ struct FloatTile {
     const Matrix& w;
     const Inputs& x;
     int64_t panel;
+    Fetch& fetch;
     float* out;
     int64_t ld;
     bool accumulate;
     template <int R>
     void run(int64_t row) const {
-        float_tile<R, C, IsF32>(w, x, row, panel, out, ld, accumulate);
+        float_tile<R, C, IsF32>(w, x, row, panel, fetch, out, ld, accumulate);
     }
 };
 
 template <int C>
-static void product(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, float* out, int64_t ld,
-                    bool accumulate) {
-    const int64_t num_tiles = (num_rows + QUANT_ROWS - 1) / QUANT_ROWS;
-    const int num_turns = num_tiles < 8 ? int(num_tiles) : 8;
+static void product(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, Fetch& fetch, float* out,
+                    int64_t ld, bool accumulate) {
     switch (w.format) {
         case Format::q4:
-            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q4>{w, x, num_turns, panel, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q4>{w, x, panel, fetch, out, ld, accumulate});
             break;
         case Format::q8:
-            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q8>{w, x, num_turns, panel, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q8>{w, x, panel, fetch, out, ld, accumulate});
             break;
         case Format::bf16:
-            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, false>{w, x, panel, out, ld, accumulate});
+            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, false>{w, x, panel, fetch, out, ld, accumulate});
             break;
         case Format::f32:
-            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, true>{w, x, panel, out, ld, accumulate});
+            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, true>{w, x, panel, fetch, out, ld, accumulate});
             break;
     }
 }
 
-static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, float* out,
-                   int64_t ld, bool accumulate) {
-    if (TILE_PANELS == 2 && count == 2) {
-        product<TILE_PANELS>(w, x, num_rows, panel, out, ld, accumulate);
+static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, Memory next,
+                   float* out, int64_t ld, bool accumulate) {
+    if (num_rows == 0) return;
+    const bool quantized = w.format == Format::q4 || w.format == Format::q8;
+    const int64_t tile_rows = quantized ? QUANT_ROWS : FLOAT_ROWS;
+    const bool together = TILE_PANELS == 2 && count == 2;
+    Fetch fetch(next, (num_rows + tile_rows - 1) / tile_rows * w.blocks * (together ? 1 : count));
+    if (together) {
+        product<TILE_PANELS>(w, x, num_rows, panel, fetch, out, ld, accumulate);
         return;
     }
-    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, out, ld, accumulate);
+    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, fetch, out, ld, accumulate);
 }
 
 }  // namespace RAMET_ISA

@@ -27,7 +27,7 @@ using MatrixPtr = std::shared_ptr<PackedMatrix>;
 
 std::string format_name(const PackedMatrix& matrix) {
     switch (matrix.view.format) {
-        case Format::q4: return matrix.view.minima ? "q4 with minima" : "q4";
+        case Format::q4: return matrix.view.minima_at ? "q4 with minima" : "q4";
         case Format::q8: return "q8";
         case Format::bf16: return "bf16";
         case Format::f32: return "f32";

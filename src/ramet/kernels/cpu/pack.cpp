@@ -58,27 +58,23 @@ void put_q8(uint8_t* block, int64_t lane, const int8_t* values) {
     for (int i = 0; i < BLOCK; i += 4) std::memcpy(block + i / 4 * 64 + lane * 4, values + i, 4);
 }
 
-struct QuantLayout {
-    uint8_t* weights;
-    uint16_t* scales;
-    uint16_t* minima;
-};
-
-QuantLayout allocate(PackedMatrix& out, int64_t block_bytes, bool has_minima) {
-    Matrix& view = out.view;
-    size_t weights = size_t(view.panels * view.blocks * block_bytes);
-    size_t scales = size_t(view.panels * view.blocks * PANEL) * 2;
-    size_t scales_padded = (scales + 63) & ~size_t(63);
-    size_t minima = has_minima ? size_t(view.panels * even(view.blocks) * PANEL) * 2 : 0;
-    out.memory = Buffer(weights + scales_padded + minima);
-    QuantLayout layout{out.memory.as<uint8_t>(), nullptr, nullptr};
-    layout.scales = reinterpret_cast<uint16_t*>(layout.weights + weights);
-    if (has_minima) layout.minima = reinterpret_cast<uint16_t*>(layout.weights + weights + scales_padded);
-    view.weights = layout.weights;
-    view.scales = layout.scales;
-    view.minima = layout.minima;
-    return layout;
+// Memory for panels of `panel_bytes`, and where it begins.
+uint8_t* allocate(PackedMatrix& out, int64_t panel_bytes) {
+    out.memory = Buffer(size_t(out.view.panels * panel_bytes));
+    out.view.panel_bytes = panel_bytes;
+    out.view.data = out.memory.as<uint8_t>();
+    return out.memory.as<uint8_t>();
 }
+
+uint8_t* allocate_blocks(PackedMatrix& out, int64_t block_bytes, bool has_minima) {
+    Matrix& view = out.view;
+    const int64_t beside = even(view.blocks) * PANEL * 2;  // bytes of the scales of a panel, or of its minima
+    view.scales_at = view.blocks * block_bytes;
+    view.minima_at = has_minima ? view.scales_at + beside : 0;
+    return allocate(out, view.scales_at + beside + (has_minima ? beside : 0));
+}
+
+uint16_t* halves_at(uint8_t* panel, int64_t offset) { return reinterpret_cast<uint16_t*>(panel + offset); }
 
 PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, int64_t rows, int64_t row_bytes,
                          int64_t columns) {
@@ -89,33 +85,33 @@ PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, in
     if (columns % BLOCK || row_bytes != view.blocks * (header + payload))
         throw std::invalid_argument("rows of blocks do not have the bytes that their columns ask for");
     const int64_t block_bytes = format == Format::q4 ? 256 : 512;
-    QuantLayout to = allocate(out, block_bytes, has_minima);
-    if (format == Format::q4) std::memset(to.weights, 0x88, size_t(view.panels * view.blocks * block_bytes));
+    uint8_t* panels = allocate_blocks(out, block_bytes, has_minima);
+    for (int64_t p = 0; p < view.panels && format == Format::q4; ++p)
+        std::memset(panels + p * view.panel_bytes, 0x88, size_t(view.scales_at));
     for (int64_t row = 0; row < rows; ++row) {
-        const int64_t panel = row / PANEL, lane = row % PANEL;
+        uint8_t* panel = panels + row / PANEL * view.panel_bytes;
+        const int64_t lane = row % PANEL;
         for (int64_t b = 0; b < view.blocks; ++b) {
             const uint8_t* from = data + row * row_bytes + b * (header + payload);
-            const int64_t at = panel * view.blocks + b;
             uint16_t scale;
             std::memcpy(&scale, from, 2);
-            to.scales[at * PANEL + lane] = scale;
+            halves_at(panel, view.scales_at)[b * PANEL + lane] = scale;
             if (has_minima) {
                 uint16_t minimum;
                 std::memcpy(&minimum, from + 2, 2);
                 // Weights are scale * q + minimum; ours are scale * (q - 8) + minimum
                 float middle = f16_to_f32(minimum) + 8.0f * f16_to_f32(scale);
-                const int64_t pairs = even(view.blocks) / 2;
-                to.minima[((panel * pairs + b / 2) * PANEL + lane) * 2 + b % 2] = f32_to_bf16(middle);
+                halves_at(panel, view.minima_at)[(b / 2 * PANEL + lane) * 2 + b % 2] = f32_to_bf16(middle);
             }
             if (format == Format::q8) {
-                put_q8(to.weights + at * block_bytes, lane, reinterpret_cast<const int8_t*>(from + header));
+                put_q8(panel + b * block_bytes, lane, reinterpret_cast<const int8_t*>(from + header));
             } else {
                 uint8_t nibbles[BLOCK];
                 for (int i = 0; i < 16; ++i) {
                     nibbles[i] = from[header + i] & 15;
                     nibbles[i + 16] = from[header + i] >> 4;
                 }
-                put_q4(to.weights + at * block_bytes, lane, nibbles);
+                put_q4(panel + b * block_bytes, lane, nibbles);
             }
         }
     }
@@ -142,17 +138,17 @@ PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t r
     if (row_bytes != columns * (type == "F32" ? 4 : 2))
         throw std::invalid_argument("rows of floats do not have the bytes that their columns ask for");
     const int64_t width = keep_f32 ? columns : even(columns), size = keep_f32 ? 4 : 2;
-    out.memory = Buffer(size_t(out.view.panels * PANEL * width * size));
-    out.view.weights = out.memory.as<uint8_t>();
+    uint8_t* panels = allocate(out, PANEL * width * size);
     std::vector<float> values(static_cast<size_t>(columns));
     for (int64_t row = 0; row < rows; ++row) {
         decode_row(type, data + row * row_bytes, columns, values.data());
-        const int64_t first = row / PANEL * PANEL * width, lane = row % PANEL;
+        uint8_t* panel = panels + row / PANEL * out.view.panel_bytes;
+        const int64_t lane = row % PANEL;
         if (keep_f32) {
-            float* to = out.memory.as<float>() + first + lane;
+            float* to = reinterpret_cast<float*>(panel) + lane;
             for (int64_t i = 0; i < columns; ++i) to[i * PANEL] = values[size_t(i)];
         } else {
-            uint16_t* to = out.memory.as<uint16_t>() + first + lane * 2;
+            uint16_t* to = halves_at(panel, 0) + lane * 2;
             for (int64_t i = 0; i < columns; ++i) to[i / 2 * 2 * PANEL + i % 2] = f32_to_bf16(values[size_t(i)]);
         }
     }
@@ -175,10 +171,11 @@ PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns) {
     PackedMatrix out;
     out.view = shape_of(Format::q8, rows, columns);
     const Matrix& view = out.view;
-    QuantLayout to = allocate(out, 512, false);
+    uint8_t* panels = allocate_blocks(out, 512, false);
     for (int64_t row = 0; row < rows; ++row)
         for (int64_t b = 0; b < view.blocks; ++b) {
-            const int64_t at = row / PANEL * view.blocks + b, count = std::min<int64_t>(BLOCK, columns - b * BLOCK);
+            uint8_t* panel = panels + row / PANEL * view.panel_bytes;
+            const int64_t count = std::min<int64_t>(BLOCK, columns - b * BLOCK);
             const float* from = data + row * columns + b * BLOCK;
             float most = 0;
             bool finite = true;
@@ -192,8 +189,8 @@ PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns) {
             int8_t values[BLOCK] = {};
             for (int64_t i = 0; i < count && stored > 0 && stored < INFINITY; ++i)
                 values[i] = int8_t(std::lrint(std::fmin(std::fmax(from[i] / stored, -127.0f), 127.0f)));
-            to.scales[at * PANEL + row % PANEL] = scale;
-            put_q8(to.weights + at * 512, row % PANEL, values);
+            halves_at(panel, view.scales_at)[b * PANEL + row % PANEL] = scale;
+            put_q8(panel + b * 512, row % PANEL, values);
         }
     return out;
 }

@@ -114,36 +114,35 @@ static void silu_multiply(const float* gate, const float* up, int64_t n, float* 
 
 // Row `id` of a packed matrix, in float32.
 static void embed(const Matrix& w, int64_t id, float* out) {
-    int64_t panel = id / PANEL, lane = id % PANEL;
+    const uint8_t* panel = w.panel(id / PANEL);
+    const int64_t lane = id % PANEL;
+    auto* scales = reinterpret_cast<const uint16_t*>(panel + w.scales_at);
+    auto* minima = reinterpret_cast<const uint16_t*>(panel + w.minima_at);
     switch (w.format) {
         case Format::q4:
         case Format::q8:
             for (int64_t b = 0; b < w.blocks; ++b) {
-                int64_t at = panel * w.blocks + b;
-                float scale = f16_to_f32(w.scales[at * PANEL + lane]), minimum = 0;
-                if (w.minima) {
-                    int64_t pairs = even(w.blocks) / 2;
-                    minimum = bf16_to_f32(w.minima[((panel * pairs + b / 2) * PANEL + lane) * 2 + b % 2]);
-                }
+                float scale = f16_to_f32(scales[b * PANEL + lane]);
+                float minimum = w.minima_at ? bf16_to_f32(minima[(b / 2 * PANEL + lane) * 2 + b % 2]) : 0;
                 for (int64_t i = 0; i < BLOCK && b * BLOCK + i < w.k; ++i) {
                     int value;
                     if (w.format == Format::q4) {
-                        uint8_t both = w.weights[at * 256 + i / 8 * 64 + lane * 4 + i % 4];
+                        uint8_t both = panel[b * 256 + i / 8 * 64 + lane * 4 + i % 4];
                         value = (i / 4 % 2 ? both >> 4 : both & 15) - 8;
                     } else {
-                        value = static_cast<int8_t>(w.weights[at * 512 + i / 4 * 64 + lane * 4 + i % 4]);
+                        value = static_cast<int8_t>(panel[b * 512 + i / 4 * 64 + lane * 4 + i % 4]);
                     }
                     out[b * BLOCK + i] = scale * float(value) + minimum;
                 }
             }
             break;
         case Format::bf16: {
-            auto* values = reinterpret_cast<const uint16_t*>(w.weights) + panel * even(w.k) * PANEL;
+            auto* values = reinterpret_cast<const uint16_t*>(panel);
             for (int64_t i = 0; i < w.k; ++i) out[i] = bf16_to_f32(values[i / 2 * 2 * PANEL + lane * 2 + i % 2]);
             break;
         }
         case Format::f32: {
-            auto* values = reinterpret_cast<const float*>(w.weights) + panel * w.k * PANEL;
+            auto* values = reinterpret_cast<const float*>(panel);
             for (int64_t i = 0; i < w.k; ++i) out[i] = values[i * PANEL + lane];
             break;
         }

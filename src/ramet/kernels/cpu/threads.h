@@ -43,6 +43,28 @@ public:
         }
     }
 
+    // Like `share`, but a thread takes neighbouring tasks: those of its own stretch in order, then what others have
+    // left of theirs. Calls body(task, next), `next` being what it will probably take after this; `count` at the end.
+    template <class Body>
+    void share_stretches(int thread, int64_t count, const Body& body) {
+        // Others count in this thread's stretch until the phase ends. So there are two counters, used in turn, and each
+        // is set back while the other is in use.
+        const int turn = stretches_[size_t(thread)].turn ^= 1;
+        stretches_[size_t(thread)].taken[turn ^ 1].store(0, std::memory_order_relaxed);
+        for (int i = 0; i < size_; ++i) {
+            const int whose = (thread + i) % size_;
+            std::atomic<int64_t>& taken = stretches_[size_t(whose)].taken[turn];
+            const int64_t end = stretch_begin(whose + 1, count);
+            int64_t task = stretch_begin(whose, count) + taken.load(std::memory_order_relaxed);
+            while (task < end) {
+                task = stretch_begin(whose, count) + taken.fetch_add(1, std::memory_order_relaxed);
+                if (task < end) body(task, task + 1 < end ? task + 1 : count);
+            }
+        }
+    }
+    // The first of `count` tasks that `share_stretches` gives a thread.
+    int64_t stretch_begin(int thread, int64_t count) const { return count * thread / size_; }
+
     // Waits for all threads. The last to arrive calls `alone` before any goes on.
     template <class Alone>
     void sync(const Alone& alone) {
@@ -74,6 +96,11 @@ private:
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> generation_{0};
     alignas(64) std::atomic<uint32_t> step_{0};
+    struct alignas(64) Stretch {
+        std::atomic<int64_t> taken[2] = {};
+        int turn = 0;
+    };
+    std::vector<Stretch> stretches_;
     std::atomic<int> running_{0};
     std::atomic<bool> stopping_{false};
     const std::function<void(int)>* body_ = nullptr;

@@ -14,19 +14,29 @@ constexpr int ATTENTION_ROWS = 64;  // rows that one unit of attention work cove
 
 enum class Format : uint8_t { q4, q8, bf16, f32 };
 
-// A packed weight matrix. Panels of 16 output features stand one after the other; within a panel
+// A packed weight matrix. Panels of 16 output features stand one after the other, each one run of memory, for that
+// is how it is read. It begins with the weights:
 //   q4:   per block 4 groups of 64 bytes; byte (o, j) of group g holds inputs 8g + j (low nibble) and
 //         8g + 4 + j (high) of output o. The weight is scale * (nibble - 8) + minimum.
 //   q8:   per block 8 groups of 64 bytes; byte (o, j) of group g is input 4g + j, int8.
 //   bf16: per pair of inputs 16 x 2 values.   f32: per input 16 values.
+// Behind them, at multiples of 64 bytes, the scales, f16 [blocks][PANEL], and minima, bf16 [ceil(blocks / 2)][PANEL][2].
 struct Matrix {
     Format format;
-    int64_t n, k;              // output and input features
-    int64_t panels, blocks;    // ceil(n / PANEL), ceil(k / BLOCK)
-    const uint8_t* weights;
-    const uint16_t* scales;    // f16 [panels][blocks][PANEL]; null for bf16 and f32
-    const uint16_t* minima;    // bf16 [panels][ceil(blocks / 2)][PANEL][2], or null
-    const float* bias;         // [panels * PANEL], or null
+    int64_t n, k;                   // output and input features
+    int64_t panels, blocks;         // ceil(n / PANEL), ceil(k / BLOCK)
+    const uint8_t* data;            // [panels][panel_bytes]
+    int64_t panel_bytes;
+    int64_t scales_at, minima_at;   // within a panel; 0: it has none
+    const float* bias;              // [panels * PANEL], or null
+
+    const uint8_t* panel(int64_t index) const { return data + index * panel_bytes; }
+};
+
+// What will be read soon; nothing if null.
+struct Memory {
+    const uint8_t* data = nullptr;
+    int64_t bytes = 0;
 };
 
 // Rows of inputs in the forms that the formats want. Each pointer may be null if no matrix wants that form.
@@ -119,10 +129,10 @@ struct Kernels {
     const char* name;
     bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
 
-    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2.
+    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. Meanwhile `next` is fetched.
     // out[row * ld + n] = (accumulate ? out : 0) + product + bias
-    void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, float* out,
-                   int64_t ld, bool accumulate);
+    void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, Memory next,
+                   float* out, int64_t ld, bool accumulate);
 
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     void (*convert)(const float* x, int64_t row, const Inputs& to);
