@@ -12,8 +12,12 @@ namespace ramet {
 
 namespace {
 
-// Rows that go through the products of a layer together: few enough for their inputs to stay in the cache.
+// Rows that all threads take through the products of a layer together, each some of the outputs: few enough for their
+// inputs to stay in the cache.
 constexpr int64_t ROWS_TOGETHER = 256;
+// Where there are so many rows for each thread, it takes that many at a time through all phases by itself. Nobody waits
+// then, and what becomes of a row stays in the cache of one core; the weights are read by each.
+constexpr int64_t ROWS_APART = 48;
 // Up to so many rows, what is done to each row is done by one thread while the others wait: sharing costs more.
 constexpr int64_t ROWS_ALONE = 2;
 
@@ -79,6 +83,7 @@ struct Decoder::Run {
     const int thread;
     char* scratch;
     float* temporary;
+    bool apart = false;  // in phases that this thread goes through by itself
     std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
 
     Run(Decoder& decoder, int thread_index)
@@ -104,27 +109,57 @@ struct Decoder::Run {
         last = now;
     }
 
+    static bool are_many(int64_t num_rows, const Team& team) { return num_rows >= team.size() * ROWS_APART; }
+
+    // Calls body(begin, end) for stretches of the rows: by all threads together, or apart if rows are many.
+    template <class Body>
+    void each_stretch(int64_t num_rows, const Body& body) {
+        if (!are_many(num_rows, team)) {
+            for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER)
+                body(begin, std::min(begin + ROWS_TOGETHER, num_rows));
+            return;
+        }
+        // Equal stretches, and as many for each thread
+        const int64_t count = (num_rows + team.size() * ROWS_APART - 1) / (team.size() * ROWS_APART) * team.size();
+        apart = true;
+        team.share(count, [&](int64_t i) { body(num_rows * i / count, num_rows * (i + 1) / count); });
+        apart = false;
+        team.sync();
+    }
+
+    Workspace& workspace() const { return d.workspaces_[apart ? size_t(thread) : 0]; }
+
+    template <class Body>
+    void share(int64_t count, const Body& body) {
+        if (!apart) return team.share(count, body);
+        for (int64_t task = 0; task < count; ++task) body(task);
+    }
+
+    void sync() {
+        if (!apart) team.sync();
+    }
+
     // Waits for the others, unless `each_row` for so few rows comes next: it waits itself.
     void end_phase(int phase, int64_t num_rows) {
-        if (num_rows > ROWS_ALONE || d.profile_) team.sync();
+        if (num_rows > ROWS_ALONE || d.profile_) sync();
         mark(phase);
     }
 
     // Calls body(row) for each row: shared, or alone if they are few. Ends its phase.
     template <class Body>
     void each_row(int64_t begin, int64_t end, const Body& body) {
-        if (end - begin <= ROWS_ALONE) {
+        if (end - begin <= ROWS_ALONE && !apart) {
             team.sync([&] {
                 for (int64_t row = begin; row < end; ++row) body(row);
             });
             return;
         }
         const int64_t together = end - begin < 64 ? 1 : 4;
-        team.share((end - begin + together - 1) / together, [&](int64_t task) {
+        share((end - begin + together - 1) / together, [&](int64_t task) {
             const int64_t first = begin + task * together;
             for (int64_t row = first; row < std::min(first + together, end); ++row) body(row);
         });
-        team.sync();
+        sync();
     }
 
     // out[row][column + n] = product of the inputs with each part; the phase is not ended. Weights are fetched ahead:
@@ -132,20 +167,26 @@ struct Decoder::Run {
     void multiply(const Product& product, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
                   bool accumulate, const Product* then = nullptr) {
         const int64_t num_tasks = product.num_tasks();
-        team.share_stretches(thread, num_tasks, [&](int64_t index, int64_t next) {
+        auto compute = [&](int64_t index, int64_t next) {
             const Product::Task task = product.task(index);
             Memory soon;
             if (next < num_tasks)
                 soon = product.memory(next);
             else if (then)
-                soon = then->memory(team.stretch_begin(thread, then->num_tasks()));
+                soon = then->memory(apart ? 0 : team.stretch_begin(thread, then->num_tasks()));
             kernels.matmul(task.matrix, inputs, num_rows, task.panel, task.count, soon, out + task.column, ld,
                            accumulate);
-        });
+        };
+        if (apart) {
+            for (int64_t index = 0; index < num_tasks; ++index) compute(index, index + 1);
+        } else {
+            team.share_stretches(thread, num_tasks, compute);
+        }
     }
 
-    // Inputs of `num_rows` rows in the forms that the matrices want; the memory is the decoder's.
-    static Inputs prepare(Decoder& d, std::initializer_list<const Matrix*> matrices, int64_t k, int64_t num_rows) {
+    // Inputs of `num_rows` rows in the forms that the matrices want; the memory is the workspace's.
+    static Inputs prepare(Workspace& workspace, std::initializer_list<const Matrix*> matrices, int64_t k,
+                          int64_t num_rows) {
         Inputs inputs{};
         inputs.k = k;
         inputs.blocks = (k + BLOCK - 1) / BLOCK;
@@ -155,7 +196,7 @@ struct Decoder::Run {
             bf16 |= m->format == Format::bf16;
             f32 |= m->format == Format::f32;
         }
-        auto& memory = d.input_memory_;
+        auto& memory = workspace.inputs;
         if (bytes) {
             inputs.bytes = memory[0].reserve<int8_t>(num_rows * inputs.blocks * BLOCK);
             inputs.scales = memory[1].reserve<float>(num_rows * inputs.blocks);
@@ -196,20 +237,24 @@ void Decoder::forward(const StepRows& rows, float* out) {
     const int64_t n = rows.num_rows, hidden = shape_.hidden, group = shape_.num_heads / shape_.num_kv_heads;
     const int64_t q_width = shape_.num_heads * shape_.head_dim, kv_width = shape_.num_kv_heads * shape_.head_dim;
     const int64_t qkv_width = q_width + 2 * kv_width, gate_up_width = 2 * shape_.inner;
-    const int64_t together = std::min(n, ROWS_TOGETHER);
     const bool f32 = shape_.f32 || !kernels_.native_bf16;
 
     float* states = hidden_.reserve<float>(n * hidden);
     float* kept_states = kept_.reserve<float>(rows.num_wanted * hidden);
     void* queries = queries_.reserve<float>(shape_.num_kv_heads * n * group * stride_ / (f32 ? 1 : 2) + 1);
     float* attended = attended_.reserve<float>(n * q_width);
-    float* projected = projected_.reserve<float>(together * std::max(qkv_width, gate_up_width));
     scratch_.reserve<char>(Run::scratch_bytes(*this) * team_->size());
     // Reserve for the largest use before pointers are taken
-    for (const LayerWeights& w : layers_) {
-        Run::prepare(*this, {&w.q->view, &w.k->view, &w.v->view, &w.gate->view, &w.up->view}, hidden, together);
-        Run::prepare(*this, {&w.output->view}, q_width, together);
-        Run::prepare(*this, {&w.down->view}, shape_.inner, together);
+    for (Workspace& space : workspaces_) {
+        const bool is_first = &space == workspaces_.data();
+        if (!is_first && !Run::are_many(n, *team_)) break;
+        const int64_t most = std::min(n, is_first ? ROWS_TOGETHER : ROWS_APART);
+        space.projected.reserve<float>(most * std::max(qkv_width, gate_up_width));
+        for (const LayerWeights& w : layers_) {
+            Run::prepare(space, {&w.q->view, &w.k->view, &w.v->view, &w.gate->view, &w.up->view}, hidden, most);
+            Run::prepare(space, {&w.output->view}, q_width, most);
+            Run::prepare(space, {&w.down->view}, shape_.inner, most);
+        }
     }
     // All rows leave keys and values in every layer, but of the last layer's outputs only the wanted rows' are used
     keep_wanted(rows);
@@ -234,10 +279,6 @@ void Decoder::forward(const StepRows& rows, float* out) {
         for (int64_t index = 0; index < shape_.num_layers; ++index) {
             const LayerWeights& w = layers_[size_t(index)];
             const KVLayer kv{kv_[size_t(index)].as<void>(), num_slots_, stride_, shape_.f32};
-            const Inputs for_qkv = Run::prepare(*this, {&w.q->view, &w.k->view, &w.v->view}, hidden, 0);
-            const Inputs for_output = Run::prepare(*this, {&w.output->view}, q_width, 0);
-            const Inputs for_gate_up = Run::prepare(*this, {&w.gate->view, &w.up->view}, hidden, 0);
-            const Inputs for_down = Run::prepare(*this, {&w.down->view}, shape_.inner, 0);
             const bool is_last = index + 1 == shape_.num_layers;
             auto qkv_of = [&](const LayerWeights& of) {
                 return Product{{{{&of.q->view, 0}, {&of.k->view, q_width}, {&of.v->view, q_width + kv_width}}}};
@@ -265,8 +306,10 @@ void Decoder::forward(const StepRows& rows, float* out) {
                 run.mark(0);
             };
 
-            for (int64_t begin = 0; begin < n; begin += ROWS_TOGETHER) {
-                const int64_t end = std::min(begin + ROWS_TOGETHER, n);
+            run.each_stretch(n, [&](int64_t begin, int64_t end) {
+                Workspace& space = run.workspace();
+                const Inputs for_qkv = Run::prepare(space, {&w.q->view, &w.k->view, &w.v->view}, hidden, 0);
+                float* projected = space.projected.as<float>();
                 normalize(states, w.input_norm, for_qkv, begin, end);
                 run.multiply(qkv, for_qkv, end - begin, projected, qkv_width, false, &output);
                 run.end_phase(1, end - begin);
@@ -281,7 +324,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
                                     size_t(hidden) * sizeof(float));
                 });
                 run.mark(2);
-            }
+            });
 
             const AttentionPlan& plan = readers.plan;
             run.team.share(int64_t(plan.units().size()), [&](int64_t unit) {
@@ -296,8 +339,12 @@ void Decoder::forward(const StepRows& rows, float* out) {
             }
             run.end_phase(3, readers.num_rows);
 
-            for (int64_t begin = 0; begin < readers.num_rows; begin += ROWS_TOGETHER) {
-                const int64_t end = std::min(begin + ROWS_TOGETHER, readers.num_rows);
+            run.each_stretch(readers.num_rows, [&](int64_t begin, int64_t end) {
+                Workspace& space = run.workspace();
+                const Inputs for_output = Run::prepare(space, {&w.output->view}, q_width, 0);
+                const Inputs for_gate_up = Run::prepare(space, {&w.gate->view, &w.up->view}, hidden, 0);
+                const Inputs for_down = Run::prepare(space, {&w.down->view}, shape_.inner, 0);
+                float* projected = space.projected.as<float>();
                 float* of_rows = readers.states + begin * hidden;
                 run.each_row(begin, end, [&](int64_t row) {
                     kernels_.convert(attended + row * q_width, row - begin, for_output);
@@ -316,7 +363,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
                 run.mark(6);
                 run.multiply(down, for_down, end - begin, of_rows, hidden, true, is_last ? nullptr : &next_qkv);
                 run.end_phase(7, readers.num_rows);
-            }
+            });
         }
         run.team.sync();
         run.team.share(rows.num_wanted, [&](int64_t i) {
@@ -329,12 +376,11 @@ void Decoder::logits(const float* hidden, int64_t num_rows, float* out) {
     if (num_rows == 0) return;
     std::lock_guard<std::mutex> one_step(mutex_);
     check();
-    const int64_t together = std::min(num_rows, ROWS_TOGETHER);
-    Run::prepare(*this, {&head_->view}, shape_.hidden, together);
+    Run::prepare(workspaces_[0], {&head_->view}, shape_.hidden, std::min(num_rows, ROWS_TOGETHER));
     scratch_.reserve<char>(Run::scratch_bytes(*this) * team_->size());
     team_->run([&](int thread) {
         Run run(*this, thread);
-        const Inputs inputs = Run::prepare(*this, {&head_->view}, shape_.hidden, 0);
+        const Inputs inputs = Run::prepare(workspaces_[0], {&head_->view}, shape_.hidden, 0);
         for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER) {
             const int64_t end = std::min(begin + ROWS_TOGETHER, num_rows);
             run.each_row(begin, end, [&](int64_t row) {

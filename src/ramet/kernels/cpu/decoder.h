@@ -76,6 +76,11 @@ public:
 private:
     struct Readers;
     struct Run;
+    // Where rows stand between the phases of a layer.
+    struct Workspace {
+        std::array<Buffer, 7> inputs;
+        Buffer projected;
+    };
     // Numbers the wanted rows from 0, as the last layer sees them: whose rows they are, positions and segments.
     void keep_wanted(const StepRows& rows);
     LayerWeights& layer(int64_t index);
@@ -95,8 +100,8 @@ private:
     std::mutex mutex_;  // one step at a time: they share the buffers below
     AttentionPlan plan_, kept_plan_;
     std::vector<int32_t> kept_of_, kept_positions_, kept_begin_, kept_end_;
-    Buffer hidden_, kept_, queries_, attended_, projected_, scratch_;
-    std::array<Buffer, 7> input_memory_;
+    Buffer hidden_, kept_, queries_, attended_, scratch_;
+    std::vector<Workspace> workspaces_;  // of each thread; what threads do together is done in the first
     bool profile_ = false;
     std::array<double, NUM_PHASES> seconds_{};
 };

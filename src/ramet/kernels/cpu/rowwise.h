@@ -194,6 +194,11 @@ static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin,
     const int64_t dim = shape.head_dim, half = dim / 2, stride = shape.stride;
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     const float *cos = cos_sin, *sin = cos_sin + half;
+    const int64_t record_bytes = 2 * stride * (kv.is_f32 ? 4 : 2);
+    for (int64_t head = 0; head < shape.num_kv_heads; ++head) {  // wanted from memory by the time the queries are done
+        const char* record = static_cast<const char*>(kv.data) + (head * kv.num_slots + slot) * record_bytes;
+        for (int64_t byte = 0; byte < record_bytes; byte += 64) __builtin_prefetch(record + byte, 1, 3);
+    }
     for (int64_t i = 0; i < stride; ++i) scratch[i] = 0.0f;  // the padding behind head_dim stays zero
     for (int64_t head = 0; head < shape.num_heads && row >= 0; ++head) {
         const float* from = qkv + head * dim;
