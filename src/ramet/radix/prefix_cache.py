@@ -125,7 +125,7 @@ class PrefixCache:
                 tree.unlock(node)
             return None
         if missing:
-            slots = self._allocate(missing)
+            slots = self._allocate(missing, after=int(span_of(node).slots[-1]) if matched else -1)
             assert slots is not None
             parent = node if matched else tree.root(namespace)
             node = tree.add_child(parent, token_ids[matched:], KVSpan(slots))
@@ -152,7 +152,7 @@ class PrefixCache:
                 self._move_tail(path, child if matched == len(child) else tree.split(child, matched))
                 rest = rest[matched:]
                 continue
-            slots = self._allocate(len(rest))
+            slots = self._allocate(len(rest), after=int(span_of(tail).slots[-1]))
             if slots is None:
                 return False
             self.num_pending_tokens += len(rest)
@@ -236,12 +236,12 @@ class PrefixCache:
             span_of(child).prepend(head)
             self._tree.merge_into_child(old)
 
-    def _allocate(self, count: int) -> Int32Array | None:
+    def _allocate(self, count: int, after: int) -> Int32Array | None:
         if count > self._slots.num_free:
             self._evict(count - self._slots.num_free)
             if count > self._slots.num_free:
                 return None
-        return self._slots.allocate(count)
+        return self._slots.allocate(count, after)
 
     def _evict(self, num_tokens: int) -> None:
         for span in self._tree.evict(num_tokens):

@@ -1,4 +1,9 @@
-"""The free list of the KV pool. A slot holds the keys and values of one token in every layer."""
+"""The free slots of the KV pool. A slot holds the keys and values of one token in every layer.
+
+Attention reads a context slot by slot, and neighbouring slots are neighbours in memory. So slots are handed
+out in *runs*: what is appended gets the slots behind the last one while they are free, and everything else
+begins in a run of which nothing is used. The room that this leaves is taken too once no whole run is left.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +11,72 @@ import numpy as np
 
 from ramet.model_io import Int32Array
 
+RUN_SLOTS = 32
+
 
 class SlotAllocator:
-    """Hands out slot numbers from a stack, many at a time."""
+    """Hands out slot numbers, neighbours where it can."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._stack: Int32Array = np.arange(num_slots - 1, -1, -1, dtype=np.int32)
         self._num_free = num_slots
+        num_runs = -(-num_slots // RUN_SLOTS)
+        self._flags = bytearray(num_runs * RUN_SLOTS)  # whether a slot is free: for looking at one slot ...
+        self._is_free = np.frombuffer(self._flags, dtype=np.bool_)  # ... and at many
+        self._is_free[:num_slots] = True
+        self._free_in_run: list[int] = self._is_free.reshape(-1, RUN_SLOTS).sum(axis=1).tolist()
+        # Stacks of runs that are free, and of those that are free in part. The first run is on top.
+        self._whole = dict.fromkeys(reversed(range(num_slots // RUN_SLOTS)))
+        self._partial = dict.fromkeys(range(len(self._whole), num_runs))
 
     @property
     def num_free(self) -> int:
         return self._num_free
 
-    def allocate(self, count: int) -> Int32Array:
-        """``count`` free slots. There must be as many."""
+    def allocate(self, count: int, after: int = -1) -> Int32Array:
+        """``count`` free slots, which begin behind the slot ``after`` if they can. There must be as many."""
         assert 0 <= count <= self._num_free, (count, self._num_free)
-        begin = self._num_free - count
-        taken = self._stack[begin : self._num_free][::-1].copy()
-        self._num_free = begin
+        taken = np.empty(count, dtype=np.int32)
+        filled, behind = 0, after + 1
+        while filled < count and behind % RUN_SLOTS and self._flags[behind]:
+            taken[filled] = behind
+            self._flags[behind] = False
+            filled, behind = filled + 1, behind + 1
+        if filled:
+            self._count(after // RUN_SLOTS, -filled)
+        while filled < count:
+            run, _ = (self._whole or self._partial).popitem()
+            free_here = self._is_free[run * RUN_SLOTS : (run + 1) * RUN_SLOTS]
+            places = free_here.nonzero()[0][: count - filled]
+            free_here[places] = False
+            taken[filled : filled + len(places)] = places + run * RUN_SLOTS
+            filled += len(places)
+            self._free_in_run[run] -= len(places)
+            if self._free_in_run[run]:
+                self._partial[run] = None
+        self._num_free -= count
         return taken
 
     def free(self, slots: Int32Array) -> None:
         """Give slots back."""
-        end = self._num_free + len(slots)
-        assert end <= self.num_slots, (end, self.num_slots)
-        self._stack[self._num_free : end] = slots
-        self._num_free = end
+        assert not self._is_free[slots].any(), "a slot is given back twice"
+        self._is_free[slots] = True
+        self._num_free += len(slots)
+        runs, counts = np.unique(slots // RUN_SLOTS, return_counts=True)
+        for run, count in zip(runs[::-1].tolist(), counts[::-1].tolist(), strict=True):
+            self._count(run, count)
 
     def free_slots(self) -> Int32Array:
         """The free slots, for checks."""
-        return self._stack[: self._num_free].copy()
+        return np.flatnonzero(self._is_free).astype(np.int32)
+
+    def _count(self, run: int, change: int) -> None:
+        """So many more slots of a run are free."""
+        before = self._free_in_run[run]
+        now = self._free_in_run[run] = before + change
+        if (before == RUN_SLOTS, before == 0) == (now == RUN_SLOTS, now == 0):
+            return
+        self._whole.pop(run, None)
+        self._partial.pop(run, None)
+        if now:
+            (self._whole if now == RUN_SLOTS else self._partial)[run] = None
