@@ -55,6 +55,16 @@ def test_floats_as_8_bits_lose_half_a_step(outputs, inputs, seed):
     assert (lost <= largest / 254 * (1 + 2.0**-10) + 127 * 2.0**-25).all()
 
 
+def test_matrices_that_share_memory_are_what_they_are_alone_and_outlive_the_others():
+    rng, memory = np.random.default_rng(0), NATIVE.Arena()
+    weights = [random_weights(rng, outputs, 96) for outputs in (1, 40, 700, 17)]
+    shared = [NATIVE.pack_q8(each, memory=memory) for each in weights]
+    del memory
+    for each in weights[::-1]:
+        matrix = shared.pop()
+        assert np.array_equal(weights_of(matrix), weights_of(NATIVE.pack_q8(each)))
+
+
 def test_minima_keep_the_precision_of_bfloat16_relative_to_the_middle_of_their_block():
     rng = np.random.default_rng(0)
     weights = random_weights(rng, 64, 512)

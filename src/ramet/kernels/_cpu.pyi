@@ -37,16 +37,28 @@ class Matrix:
     def set_bias(self, bias: Float32Array) -> None:
         """``[outputs]``, added to every product."""
 
-def pack(tensor_type: str, data: NDArray[np.uint8], columns: int, keep_f32: bool = False) -> Matrix:
+class Arena:
+    """Memory that many matrices share, in pieces large enough for large pages."""
+
+    def __init__(self) -> None: ...
+
+def pack(
+    tensor_type: str,
+    data: NDArray[np.uint8],
+    columns: int,
+    keep_f32: bool = False,
+    memory: Arena | None = None,
+) -> Matrix:
     """Pack rows as a file stores them: ``data`` ``[outputs, bytes per row]``.
 
     Args:
         tensor_type: "Q4_0", "Q4_1", "Q8_0"; "F32", "F16", "BF16", which become bf16.
         columns: number of inputs.
         keep_f32: floats become f32 instead of bf16.
+        memory: where the matrix will lie; by default, in memory of its own.
     """
 
-def pack_q8(data: Float32Array) -> Matrix:
+def pack_q8(data: Float32Array, memory: Arena | None = None) -> Matrix:
     """Quantize ``[outputs, inputs]`` to 8 bits in blocks of 32 inputs."""
 
 class Decoder:

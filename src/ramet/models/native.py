@@ -101,8 +101,10 @@ def load_decoder(
         float32=float32_kv,
     )
 
+    memory: _cpu.Arena = kernels.Arena()
+
     def matrix(name: str) -> _cpu.Matrix:
-        return pack_matrix(kernels, weights.stored(name), dtype)
+        return pack_matrix(kernels, weights.stored(name), dtype, memory)
 
     def vector(name: str) -> NDArray[np.float32]:
         return as_float32(weights.stored(name))
@@ -128,19 +130,21 @@ def load_decoder(
     return decoder
 
 
-def pack_matrix(kernels: ModuleType, stored: StoredTensor, dtype: DType = "auto") -> _cpu.Matrix:
+def pack_matrix(
+    kernels: ModuleType, stored: StoredTensor, dtype: DType = "auto", memory: _cpu.Arena | None = None
+) -> _cpu.Matrix:
     """A matrix in the kernels' layout; the module docstring says what becomes of its type."""
     columns = stored.shape[-1]
     packed: _cpu.Matrix
     if dtype == "auto" and stored.type in _BLOCKS:
-        packed = kernels.pack(stored.type, stored.data, columns)
+        packed = kernels.pack(stored.type, stored.data, columns, memory=memory)
     elif dtype == "auto" and stored.type == "Q4_K":
-        packed = kernels.pack("Q4_1", q4_k_as_q4_1(stored.data), columns)
+        packed = kernels.pack("Q4_1", q4_k_as_q4_1(stored.data), columns, memory=memory)
     elif dtype == "auto" and stored.type not in _FLOATS:
-        packed = kernels.pack_q8(as_float32(stored))
+        packed = kernels.pack_q8(as_float32(stored), memory=memory)
     elif dtype != "float32" and stored.type in _FLOATS:
-        packed = kernels.pack(stored.type, stored.data, columns)
+        packed = kernels.pack(stored.type, stored.data, columns, memory=memory)
     else:
         values = as_float32(stored).view(np.uint8)
-        packed = kernels.pack("F32", values, columns, keep_f32=dtype == "float32")
+        packed = kernels.pack("F32", values, columns, keep_f32=dtype == "float32", memory=memory)
     return packed

@@ -73,6 +73,22 @@ bool Buffer::populate([[maybe_unused]] size_t begin, [[maybe_unused]] size_t byt
 #endif
 }
 
+uint8_t* Arena::take(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    std::lock_guard<std::mutex> one_taker(mutex_);
+    if (pieces_.empty() || bytes > pieces_.back().size() - used_) {
+#if defined(__SANITIZE_ADDRESS__)
+        pieces_.emplace_back(bytes);
+#else
+        pieces_.emplace_back(bytes > piece_bytes_ ? bytes : piece_bytes_);
+#endif
+        used_ = 0;
+    }
+    uint8_t* taken = pieces_.back().as<uint8_t>() + used_;
+    used_ += bytes;
+    return taken;
+}
+
 Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {

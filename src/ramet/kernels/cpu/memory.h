@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <vector>
 
 namespace ramet {
 
@@ -41,6 +43,23 @@ public:
 private:
     void* data_ = nullptr;
     size_t size_ = 0;
+};
+
+// Memory for things that live equally long, cut from pieces so large that the system can back them with large pages:
+// the matrices of a small model are not. May be used by several threads.
+class Arena {
+public:
+    static constexpr size_t LARGE = size_t(64) << 20;
+    // What does not fit what is left of a piece gets a new one, of so many bytes or as many as it takes.
+    explicit Arena(size_t piece_bytes) : piece_bytes_(piece_bytes) {}
+    // Zeroed, aligned to 64 bytes, there as long as the arena. Throws std::bad_alloc.
+    uint8_t* take(size_t bytes);
+
+private:
+    const size_t piece_bytes_;
+    std::mutex mutex_;
+    std::vector<Buffer> pieces_;
+    size_t used_ = 0;  // of the last piece
 };
 
 }  // namespace ramet

@@ -24,6 +24,9 @@ void bind_sampling(nb::module_& module);
 namespace {
 
 using MatrixPtr = std::shared_ptr<PackedMatrix>;
+using ArenaPtr = std::shared_ptr<Arena>;
+
+ArenaPtr or_its_own(ArenaPtr memory) { return memory ? std::move(memory) : std::make_shared<Arena>(0); }
 
 std::string format_name(const PackedMatrix& matrix) {
     switch (matrix.view.format) {
@@ -117,6 +120,7 @@ NB_MODULE(_cpu, module) {
              nb::arg("num_threads"))
         .def_prop_ro("num_threads", &Team::size);
 
+    nb::class_<Arena>(module, "Arena").def(nb::new_([] { return std::make_shared<Arena>(Arena::LARGE); }));
     nb::class_<PackedMatrix>(module, "Matrix")
         .def_prop_ro("shape", [](const PackedMatrix& m) { return nb::make_tuple(m.view.n, m.view.k); })
         .def_prop_ro("format", &format_name)
@@ -131,16 +135,21 @@ NB_MODULE(_cpu, module) {
             nb::arg("bias").noconvert());
     module.def(
         "pack",
-        [](const std::string& type, In<uint8_t, 2> data, int64_t columns, bool keep_f32) {
+        [](const std::string& type, In<uint8_t, 2> data, int64_t columns, bool keep_f32, ArenaPtr memory) {
             nb::gil_scoped_release release;
-            return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)),
-                                                       int64_t(data.shape(1)), columns, keep_f32));
+            return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)), int64_t(data.shape(1)),
+                                                       columns, keep_f32, or_its_own(std::move(memory))));
         },
-        nb::arg("tensor_type"), nb::arg("data").noconvert(), nb::arg("columns"), nb::arg("keep_f32") = false);
-    module.def("pack_q8", [](In<float, 2> data) {
-        nb::gil_scoped_release release;
-        return std::make_shared<PackedMatrix>(pack_q8(data.data(), int64_t(data.shape(0)), int64_t(data.shape(1))));
-    }, nb::arg("data").noconvert());
+        nb::arg("tensor_type"), nb::arg("data").noconvert(), nb::arg("columns"), nb::arg("keep_f32") = false,
+        nb::arg("memory") = nb::none());
+    module.def(
+        "pack_q8",
+        [](In<float, 2> data, ArenaPtr memory) {
+            nb::gil_scoped_release release;
+            return std::make_shared<PackedMatrix>(pack_q8(data.data(), int64_t(data.shape(0)), int64_t(data.shape(1)),
+                                                          or_its_own(std::move(memory))));
+        },
+        nb::arg("data").noconvert(), nb::arg("memory") = nb::none());
 
     nb::class_<Decoder>(module, "Decoder")
         .def(nb::new_(&make_decoder), nb::arg("team"), nb::arg("isa"), nb::kw_only(), nb::arg("hidden_size"),

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #define RAMET_ISA packing
@@ -60,10 +61,10 @@ void put_q8(uint8_t* block, int64_t lane, const int8_t* values) {
 
 // Memory for panels of `panel_bytes`, and where it begins.
 uint8_t* allocate(PackedMatrix& out, int64_t panel_bytes) {
-    out.memory = Buffer(size_t(out.view.panels * panel_bytes));
+    uint8_t* data = out.memory->take(size_t(out.view.panels * panel_bytes));
     out.view.panel_bytes = panel_bytes;
-    out.view.data = out.memory.as<uint8_t>();
-    return out.memory.as<uint8_t>();
+    out.view.data = data;
+    return data;
 }
 
 uint8_t* allocate_blocks(PackedMatrix& out, int64_t block_bytes, bool has_minima) {
@@ -77,8 +78,9 @@ uint8_t* allocate_blocks(PackedMatrix& out, int64_t block_bytes, bool has_minima
 uint16_t* halves_at(uint8_t* panel, int64_t offset) { return reinterpret_cast<uint16_t*>(panel + offset); }
 
 PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, int64_t rows, int64_t row_bytes,
-                         int64_t columns) {
+                         int64_t columns, std::shared_ptr<Arena> memory) {
     PackedMatrix out;
+    out.memory = std::move(memory);
     out.view = shape_of(format, rows, columns);
     const Matrix& view = out.view;
     const int64_t header = has_minima ? 4 : 2, payload = format == Format::q4 ? 16 : 32;
@@ -132,8 +134,9 @@ void decode_row(const std::string& type, const uint8_t* row, int64_t columns, fl
 }
 
 PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes,
-                         int64_t columns, bool keep_f32) {
+                         int64_t columns, bool keep_f32, std::shared_ptr<Arena> memory) {
     PackedMatrix out;
+    out.memory = std::move(memory);
     out.view = shape_of(keep_f32 ? Format::f32 : Format::bf16, rows, columns);
     if (row_bytes != columns * (type == "F32" ? 4 : 2))
         throw std::invalid_argument("rows of floats do not have the bytes that their columns ask for");
@@ -158,17 +161,18 @@ PackedMatrix pack_floats(const std::string& type, const uint8_t* data, int64_t r
 }  // namespace
 
 PackedMatrix pack(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes, int64_t columns,
-                  bool keep_f32) {
-    if (type == "Q4_0") return pack_blocks(Format::q4, false, data, rows, row_bytes, columns);
-    if (type == "Q4_1") return pack_blocks(Format::q4, true, data, rows, row_bytes, columns);
-    if (type == "Q8_0") return pack_blocks(Format::q8, false, data, rows, row_bytes, columns);
+                  bool keep_f32, std::shared_ptr<Arena> memory) {
+    if (type == "Q4_0") return pack_blocks(Format::q4, false, data, rows, row_bytes, columns, std::move(memory));
+    if (type == "Q4_1") return pack_blocks(Format::q4, true, data, rows, row_bytes, columns, std::move(memory));
+    if (type == "Q8_0") return pack_blocks(Format::q8, false, data, rows, row_bytes, columns, std::move(memory));
     if (type == "F32" || type == "F16" || type == "BF16")
-        return pack_floats(type, data, rows, row_bytes, columns, keep_f32);
+        return pack_floats(type, data, rows, row_bytes, columns, keep_f32, std::move(memory));
     throw std::invalid_argument("cannot pack tensors of type " + type);
 }
 
-PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns) {
+PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns, std::shared_ptr<Arena> memory) {
     PackedMatrix out;
+    out.memory = std::move(memory);
     out.view = shape_of(Format::q8, rows, columns);
     const Matrix& view = out.view;
     uint8_t* panels = allocate_blocks(out, 512, false);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "memory.h"
@@ -12,11 +13,11 @@ namespace ramet {
 // A matrix and the memory it lies in.
 struct PackedMatrix {
     Matrix view{};
-    Buffer memory;
+    std::shared_ptr<Arena> memory;
     Buffer bias;
 
     // Bytes a product reads: weights, scales and minima.
-    int64_t num_bytes() const { return int64_t(memory.size()); }
+    int64_t num_bytes() const { return view.panels * view.panel_bytes; }
 };
 
 // The types that `pack` takes: GGML's names.
@@ -24,13 +25,13 @@ struct PackedMatrix {
 //   from the middle of the block's 16 values, is rounded to bf16. Where a block spans zero that is at most 1/32 of a
 //   step of the grid, and usually far less.
 //   BF16, F16, F32 -> bf16 (rounded to nearest), or f32 if `keep_f32`.
-// Throws std::invalid_argument if the type is unknown or the sizes do not fit.
+// `memory` is where it will lie. Throws std::invalid_argument if the type is unknown or the sizes do not fit.
 PackedMatrix pack(const std::string& type, const uint8_t* data, int64_t rows, int64_t row_bytes, int64_t columns,
-                  bool keep_f32);
+                  bool keep_f32, std::shared_ptr<Arena> memory);
 
 // Quantizes float32 rows to q8: blocks of 32 with a scale, rounded to nearest. The error of a weight is at most
 // 1/254 of the largest in its block, and the rounding of the scale to float16 (below 1e-4 that counts).
-PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns);
+PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns, std::shared_ptr<Arena> memory);
 
 void set_bias(PackedMatrix& matrix, const float* bias);
 
