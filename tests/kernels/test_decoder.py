@@ -25,7 +25,7 @@ if NATIVE is None:
     pytest.skip(kernels.why_unavailable(), allow_module_level=True)
 
 ISAS = NATIVE.supported_isas()
-TEAMS = {size: NATIVE.Team(size) for size in (1, 2)}
+TEAMS = {size: NATIVE.Team(size) for size in (1, 2, 8)}
 LENGTH = 150
 NUM_SLOTS = 1024
 
@@ -145,19 +145,19 @@ def root_mean_square(values):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_rows_are_the_same_bits_in_steps_of_any_size(dtype, isa):
-    """Steps of 257 rows and more are computed in parts, those of one or two without sharing rows."""
+    """Two rows are one thread's, 48 for each thread and more are computed by each alone, others together."""
     config = tiny_config(hidden_size=51, intermediate_size=77, context_length=513)
     whole = sequence(config, 513)
     expected = logits_of(native(config, dtype=dtype, isa=isa), config, [Step(whole, 0, 513)])
-    for team in (1, 2):
+    for team in (1, 2, 8):
         decoder = native(config, dtype=dtype, isa=isa, team=team)
         begin, parts = 0, []
-        for size in (1, 2, 3, 257, 1, 249):
+        for size in (1, 2, 3, 47, 257, 1, 95, 107):
             parts.append(logits_of(decoder, config, [Step(whole, begin, begin + size)]))
             begin += size
         assert begin == 513
         assert np.array_equal(np.concatenate(parts), expected), f"{team} threads"
-        for size in (256, 258):
+        for size in (96, 97, 191, 256, 258, 384):
             rows = logits_of(decoder, config, [Step(whole, 0, size)])
             assert np.array_equal(rows, expected[:size]), f"{size} rows, {team} threads"
 

@@ -20,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ramet.model_io import Int32Array
-from ramet.radix.slots import SlotAllocator
+from ramet.radix.slots import RUN_SLOTS, SlotAllocator
 from ramet.radix.tree import Node, RadixTree
 from ramet.radix.vector import Int32Vector, common_prefix_length
 
@@ -238,7 +238,9 @@ class PrefixCache:
 
     def _allocate(self, count: int, after: int) -> Int32Array | None:
         if count > self._slots.num_free:
-            self._evict(count - self._slots.num_free)
+            # More than is missing: what is freed together lies together, and runs of slots become whole again
+            spare = min(8 * RUN_SLOTS, self.num_slots // 32)
+            self._evict(max(count - self._slots.num_free, spare))
             if count > self._slots.num_free:
                 return None
         return self._slots.allocate(count, after)
@@ -258,6 +260,7 @@ class PrefixCache:
         """
         self._tree.check()
         held = [self._slots.free_slots()]
+        assert len(held[0]) == self._slots.num_free, (len(held[0]), self._slots.num_free)
         num_pending = 0
         for node in self._tree.nodes():
             span = span_of(node)

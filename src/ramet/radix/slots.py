@@ -7,6 +7,8 @@ begins in a run of which nothing is used. The room that this leaves is taken too
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
 from ramet.model_io import Int32Array
@@ -25,17 +27,18 @@ class SlotAllocator:
         self._is_free = np.frombuffer(self._flags, dtype=np.bool_)  # ... and at many
         self._is_free[:num_slots] = True
         self._free_in_run: list[int] = self._is_free.reshape(-1, RUN_SLOTS).sum(axis=1).tolist()
-        # Stacks of runs that are free, and of those that are free in part. The first run is on top.
+        # A stack of the runs that are free, the first on top, and a queue of those that are free in part:
+        # whoever left room behind it long ago needs it least.
         self._whole = dict.fromkeys(reversed(range(num_slots // RUN_SLOTS)))
-        self._partial = dict.fromkeys(range(len(self._whole), num_runs))
+        self._partial = OrderedDict.fromkeys(range(len(self._whole), num_runs))
 
     @property
     def num_free(self) -> int:
         return self._num_free
 
     def allocate(self, count: int, after: int = -1) -> Int32Array:
-        """``count`` free slots, which begin behind the slot ``after`` if they can. There must be as many."""
-        assert 0 <= count <= self._num_free, (count, self._num_free)
+        """``count`` free slots, beginning with what is free of the run behind the slot ``after``."""
+        assert 0 <= count <= self._num_free, (count, self._num_free)  # there must be as many
         taken = np.empty(count, dtype=np.int32)
         filled, behind = 0, after + 1
         while filled < count and behind % RUN_SLOTS and self._flags[behind]:
@@ -45,7 +48,7 @@ class SlotAllocator:
         if filled:
             self._count(after // RUN_SLOTS, -filled)
         while filled < count:
-            run, _ = (self._whole or self._partial).popitem()
+            run, _ = self._whole.popitem() if self._whole else self._partial.popitem(last=False)
             free_here = self._is_free[run * RUN_SLOTS : (run + 1) * RUN_SLOTS]
             places = free_here.nonzero()[0][: count - filled]
             free_here[places] = False

@@ -15,13 +15,14 @@ namespace {
 // Rows that all threads take through the products of a layer together, each some of the outputs: few enough for their
 // inputs to stay in the cache.
 constexpr int64_t ROWS_TOGETHER = 256;
-// Where there are so many rows for each thread, it takes that many at a time through all phases by itself. Nobody waits
-// then, and what becomes of a row stays in the cache of one core; the weights are read by each.
+// Where there are so many rows for each thread, it takes them by itself through all phases between two attentions, in
+// stretches of about so many. Nobody waits then, and what becomes of a row stays in the cache of one core. Every thread
+// reads all weights for each stretch: some 5 GB/s a core.
 constexpr int64_t ROWS_APART = 48;
-// Up to so many rows, what is done to each row is done by one thread while the others wait: sharing costs more.
+// Up to so many rows in a step, what is done to each is done by one thread while the others wait: sharing costs more.
 constexpr int64_t ROWS_ALONE = 2;
 
-// Matrices that multiply the same inputs, and where their outputs stand in the output rows. Its tasks are pairs of panels.
+// Matrices that multiply the same inputs, and where their outputs stand in the output rows. A task is two panels.
 struct Product {
     struct Part {
         const Matrix* matrix;
@@ -111,20 +112,22 @@ struct Decoder::Run {
 
     static bool are_many(int64_t num_rows, const Team& team) { return num_rows >= team.size() * ROWS_APART; }
 
-    // Calls body(begin, end) for stretches of the rows: by all threads together, or apart if rows are many.
+    // Calls body(begin, end) for stretches of the rows: by all threads together, or apart if rows are many. The last
+    // phase of the body is `phase`.
     template <class Body>
-    void each_stretch(int64_t num_rows, const Body& body) {
+    void each_stretch(int phase, int64_t num_rows, const Body& body) {
         if (!are_many(num_rows, team)) {
             for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER)
                 body(begin, std::min(begin + ROWS_TOGETHER, num_rows));
             return;
         }
-        // Equal stretches, and as many for each thread
-        const int64_t count = (num_rows + team.size() * ROWS_APART - 1) / (team.size() * ROWS_APART) * team.size();
+        // Equal stretches of 32 to 72 rows, and as many for each thread
+        const int64_t together = team.size() * ROWS_APART, count = (num_rows + together / 2) / together * team.size();
         apart = true;
         team.share(count, [&](int64_t i) { body(num_rows * i / count, num_rows * (i + 1) / count); });
         apart = false;
         team.sync();
+        mark(phase);
     }
 
     Workspace& workspace() const { return d.workspaces_[apart ? size_t(thread) : 0]; }
@@ -163,7 +166,7 @@ struct Decoder::Run {
     }
 
     // out[row][column + n] = product of the inputs with each part; the phase is not ended. Weights are fetched ahead:
-    // a thread's next, and at its end the first of the product that comes after this one, if any.
+    // a thread's next, and at its end the first of the product `then`, if any.
     void multiply(const Product& product, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
                   bool accumulate, const Product* then = nullptr) {
         const int64_t num_tasks = product.num_tasks();
@@ -248,7 +251,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
     for (Workspace& space : workspaces_) {
         const bool is_first = &space == workspaces_.data();
         if (!is_first && !Run::are_many(n, *team_)) break;
-        const int64_t most = std::min(n, is_first ? ROWS_TOGETHER : ROWS_APART);
+        const int64_t most = std::min(n, is_first ? ROWS_TOGETHER : 2 * ROWS_APART);
         space.projected.reserve<float>(most * std::max(qkv_width, gate_up_width));
         for (const LayerWeights& w : layers_) {
             Run::prepare(space, {&w.q->view, &w.k->view, &w.v->view, &w.gate->view, &w.up->view}, hidden, most);
@@ -306,7 +309,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
                 run.mark(0);
             };
 
-            run.each_stretch(n, [&](int64_t begin, int64_t end) {
+            run.each_stretch(2, n, [&](int64_t begin, int64_t end) {
                 Workspace& space = run.workspace();
                 const Inputs for_qkv = Run::prepare(space, {&w.q->view, &w.k->view, &w.v->view}, hidden, 0);
                 float* projected = space.projected.as<float>();
@@ -339,7 +342,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
             }
             run.end_phase(3, readers.num_rows);
 
-            run.each_stretch(readers.num_rows, [&](int64_t begin, int64_t end) {
+            run.each_stretch(7, readers.num_rows, [&](int64_t begin, int64_t end) {
                 Workspace& space = run.workspace();
                 const Inputs for_output = Run::prepare(space, {&w.output->view}, q_width, 0);
                 const Inputs for_gate_up = Run::prepare(space, {&w.gate->view, &w.up->view}, hidden, 0);

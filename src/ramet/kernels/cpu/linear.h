@@ -19,8 +19,8 @@ constexpr int QUANT_ROWS = 3, FLOAT_ROWS = 4, TILE_PANELS = 1;
 constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 #endif
 
-// Weights are read once per step, from memory. The tiles of two panels ask for the panels that come next, a little at
-// each block of inputs, so that the memory is busy all the time.
+// Weights come from memory. The tiles of two panels ask for the panels that come next, a little at each block of
+// inputs, so that the memory is busy all the time.
 class Fetch {
 public:
     Fetch(Memory next, int64_t num_blocks)

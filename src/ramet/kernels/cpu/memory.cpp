@@ -76,12 +76,12 @@ bool Buffer::populate([[maybe_unused]] size_t begin, [[maybe_unused]] size_t byt
 uint8_t* Arena::take(size_t bytes) {
     bytes = (bytes + 63) / 64 * 64;
     std::lock_guard<std::mutex> one_taker(mutex_);
+    if (bytes > piece_bytes_ / 4) {  // large by itself; the open piece stays the last
+        pieces_.insert(pieces_.begin(), Buffer(bytes));
+        return pieces_.front().as<uint8_t>();
+    }
     if (pieces_.empty() || bytes > pieces_.back().size() - used_) {
-#if defined(__SANITIZE_ADDRESS__)
-        pieces_.emplace_back(bytes);
-#else
-        pieces_.emplace_back(bytes > piece_bytes_ ? bytes : piece_bytes_);
-#endif
+        pieces_.emplace_back(piece_bytes_);
         used_ = 0;
     }
     uint8_t* taken = pieces_.back().as<uint8_t>() + used_;

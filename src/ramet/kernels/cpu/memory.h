@@ -49,8 +49,12 @@ private:
 // the matrices of a small model are not. May be used by several threads.
 class Arena {
 public:
+#if defined(__SANITIZE_ADDRESS__)
+    static constexpr size_t LARGE = 0;  // so that it sees a step beyond an end
+#else
     static constexpr size_t LARGE = size_t(64) << 20;
-    // What does not fit what is left of a piece gets a new one, of so many bytes or as many as it takes.
+#endif
+    // What is larger than a quarter of a piece gets its own memory.
     explicit Arena(size_t piece_bytes) : piece_bytes_(piece_bytes) {}
     // Zeroed, aligned to 64 bytes, there as long as the arena. Throws std::bad_alloc.
     uint8_t* take(size_t bytes);
@@ -59,7 +63,7 @@ private:
     const size_t piece_bytes_;
     std::mutex mutex_;
     std::vector<Buffer> pieces_;
-    size_t used_ = 0;  // of the last piece
+    size_t used_ = 0;  // of the open piece, the last
 };
 
 }  // namespace ramet

@@ -137,8 +137,9 @@ NB_MODULE(_cpu, module) {
         "pack",
         [](const std::string& type, In<uint8_t, 2> data, int64_t columns, bool keep_f32, ArenaPtr memory) {
             nb::gil_scoped_release release;
-            return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)), int64_t(data.shape(1)),
-                                                       columns, keep_f32, or_its_own(std::move(memory))));
+            return std::make_shared<PackedMatrix>(pack(type, data.data(), int64_t(data.shape(0)),
+                                                       int64_t(data.shape(1)), columns, keep_f32,
+                                                       or_its_own(std::move(memory))));
         },
         nb::arg("tensor_type"), nb::arg("data").noconvert(), nb::arg("columns"), nb::arg("keep_f32") = false,
         nb::arg("memory") = nb::none());

@@ -47,7 +47,10 @@ bool spin(std::chrono::microseconds limit, const Done& done) {
 }  // namespace
 
 Team::Team(int num_threads)
-    : size_(num_threads < 1 ? 1 : num_threads), stretches_(size_t(size_)), sleepers_(new Sleepers), process_(current_process()) {
+    : size_(num_threads < 1 ? 1 : num_threads),
+      stretches_(size_t(size_)),
+      sleepers_(new Sleepers),
+      process_(current_process()) {
     try {
         for (int thread = 1; thread < size_; ++thread)
             sleepers_->threads.emplace_back([this, thread] { work(thread); });

@@ -45,6 +45,7 @@ public:
 
     // Like `share`, but a thread takes neighbouring tasks: those of its own stretch in order, then what others have
     // left of theirs. Calls body(task, next), `next` being what it will probably take after this; `count` at the end.
+    // All threads call it, each with its number, and wait for each other (`sync`) before they do so again.
     template <class Body>
     void share_stretches(int thread, int64_t count, const Body& body) {
         // Others count in this thread's stretch until the phase ends. So there are two counters, used in turn, and each
@@ -55,6 +56,7 @@ public:
             const int whose = (thread + i) % size_;
             std::atomic<int64_t>& taken = stretches_[size_t(whose)].taken[turn];
             const int64_t end = stretch_begin(whose + 1, count);
+            if (stretch_begin(whose, count) == end) continue;
             int64_t task = stretch_begin(whose, count) + taken.load(std::memory_order_relaxed);
             while (task < end) {
                 task = stretch_begin(whose, count) + taken.fetch_add(1, std::memory_order_relaxed);

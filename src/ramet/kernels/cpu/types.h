@@ -20,7 +20,8 @@ enum class Format : uint8_t { q4, q8, bf16, f32 };
 //         8g + 4 + j (high) of output o. The weight is scale * (nibble - 8) + minimum.
 //   q8:   per block 8 groups of 64 bytes; byte (o, j) of group g is input 4g + j, int8.
 //   bf16: per pair of inputs 16 x 2 values.   f32: per input 16 values.
-// Behind them, at multiples of 64 bytes, the scales, f16 [blocks][PANEL], and minima, bf16 [ceil(blocks / 2)][PANEL][2].
+// Behind them, each at a multiple of 64 bytes, are the scales, f16 [blocks][PANEL], and the minima, bf16
+// [ceil(blocks / 2)][PANEL][2].
 struct Matrix {
     Format format;
     int64_t n, k;                   // output and input features
