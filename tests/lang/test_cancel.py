@@ -188,8 +188,9 @@ from ramet.event_loop import run_sync
 from ramet.lang.backends.mock import MockBackend
 
 async def interrupt_the_main_thread(prompt, params):
-    os.kill(os.getpid(), signal.SIGINT)
-    await asyncio.Event().wait()
+    while True:  # CPython overlooks a signal that comes when a thread is just about to wait
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(10)
 
 backend = MockBackend(interrupt_the_main_thread)
 
