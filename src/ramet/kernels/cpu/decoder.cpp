@@ -42,7 +42,7 @@ struct Product {
         for (; index >= pairs(*part); ++part) index -= pairs(*part);
         return {*part->matrix, part->column, index * 2, int(std::min<int64_t>(2, part->matrix->panels - index * 2))};
     }
-    Memory memory(int64_t index) const {
+    ByteRange bytes_of(int64_t index) const {
         const Task t = task(index);
         return {t.matrix.panel(t.panel), t.count * t.matrix.panel_bytes};
     }
@@ -165,18 +165,18 @@ struct Decoder::Run {
         sync();
     }
 
-    // out[row][column + n] = product of the inputs with each part; the phase is not ended. Weights are fetched ahead:
+    // out[row][column + n] = product of the inputs with each part; the phase is not ended. Weights are prefetched:
     // a thread's next, and at its end the first of the product `then`, if any.
     void multiply(const Product& product, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
                   bool accumulate, const Product* then = nullptr) {
         const int64_t num_tasks = product.num_tasks();
         auto compute = [&](int64_t index, int64_t next) {
             const Product::Task task = product.task(index);
-            Memory soon;
+            ByteRange soon;
             if (next < num_tasks)
-                soon = product.memory(next);
+                soon = product.bytes_of(next);
             else if (then)
-                soon = then->memory(apart ? 0 : team.stretch_begin(thread, then->num_tasks()));
+                soon = then->bytes_of(apart ? 0 : team.stretch_begin(thread, then->num_tasks()));
             kernels.matmul(task.matrix, inputs, num_rows, task.panel, task.count, soon, out + task.column, ld,
                            accumulate);
         };

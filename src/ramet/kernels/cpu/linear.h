@@ -21,9 +21,9 @@ constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 
 // Weights come from memory. The tiles of two panels ask for the panels that come next, a little at each block of
 // inputs, so that the memory is busy all the time.
-class Fetch {
+class Prefetcher {
 public:
-    Fetch(Memory next, int64_t num_blocks)
+    Prefetcher(ByteRange next, int64_t num_blocks)
         : at_(next.data),
           due_(next.data),
           rate_(((next.bytes < MOST ? next.bytes : MOST) + num_blocks - 1) / num_blocks) {}
@@ -71,7 +71,7 @@ RAMET_INLINE void finish(F32 value, const Matrix& w, int64_t panel, float* out, 
 
 template <int R, int C, class Source>
 static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, const Inputs& x, int64_t row,
-                                                             int64_t panel, Fetch& fetch, float* out, int64_t ld,
+                                                             int64_t panel, Prefetcher& prefetch, float* out, int64_t ld,
                                                              bool accumulate) {
     const int64_t blocks = w.blocks, width = blocks * BLOCK;
     const int8_t* bytes = x.bytes + row * width;
@@ -93,7 +93,7 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
             I32 first = Source::is_signed && SIGNED_OFFSET == 0 ? set1_int(0) : set1_int(offsets[r * blocks + b]);
             for (int c = 0; c < C; ++c) dot[r][c] = first;
         }
-        fetch.block();
+        prefetch.block();
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) {
             Bytes low[C], high[C];
@@ -138,7 +138,7 @@ constexpr int64_t STEPS_PER_BLOCK = IsF32 ? BLOCK : BLOCK / 2;
 
 template <int R, int C, bool IsF32>
 static inline __attribute__((always_inline)) void float_tile(const Matrix& w, const Inputs& x, int64_t row,
-                                                             int64_t panel, Fetch& fetch, float* out, int64_t ld,
+                                                             int64_t panel, Prefetcher& prefetch, float* out, int64_t ld,
                                                              bool accumulate) {
     const int64_t steps = IsF32 ? w.k : even(w.k) / 2;
     const uint8_t* weights = w.panel(panel);
@@ -148,7 +148,7 @@ static inline __attribute__((always_inline)) void float_tile(const Matrix& w, co
     const char* inputs = IsF32 ? reinterpret_cast<const char*>(x.f32) : reinterpret_cast<const char*>(x.bf16);
     inputs += row * steps * 4;
     for (int64_t i = 0; i < steps; ++i) {
-        if (i % STEPS_PER_BLOCK<IsF32> == 0) fetch.block();
+        if (i % STEPS_PER_BLOCK<IsF32> == 0) prefetch.block();
         for (int r = 0; r < R; ++r) {
             const char* from = inputs + (r * steps + i) * 4;
             for (int c = 0; c < C; ++c) {
@@ -194,13 +194,13 @@ struct QuantTile {
     const Matrix& w;
     const Inputs& x;
     int64_t panel;
-    Fetch& fetch;
+    Prefetcher& prefetch;
     float* out;
     int64_t ld;
     bool accumulate;
     template <int R>
     void run(int64_t row) const {
-        quant_tile<R, C, Source>(w, x, row, panel, fetch, out, ld, accumulate);
+        quant_tile<R, C, Source>(w, x, row, panel, prefetch, out, ld, accumulate);
     }
 };
 
@@ -209,47 +209,47 @@ struct FloatTile {
     const Matrix& w;
     const Inputs& x;
     int64_t panel;
-    Fetch& fetch;
+    Prefetcher& prefetch;
     float* out;
     int64_t ld;
     bool accumulate;
     template <int R>
     void run(int64_t row) const {
-        float_tile<R, C, IsF32>(w, x, row, panel, fetch, out, ld, accumulate);
+        float_tile<R, C, IsF32>(w, x, row, panel, prefetch, out, ld, accumulate);
     }
 };
 
 template <int C>
-static void product(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, Fetch& fetch, float* out,
+static void product(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, Prefetcher& prefetch, float* out,
                     int64_t ld, bool accumulate) {
     switch (w.format) {
         case Format::q4:
-            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q4>{w, x, panel, fetch, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q4>{w, x, panel, prefetch, out, ld, accumulate});
             break;
         case Format::q8:
-            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q8>{w, x, panel, fetch, out, ld, accumulate});
+            by_tiles<QUANT_ROWS>(num_rows, QuantTile<C, Q8>{w, x, panel, prefetch, out, ld, accumulate});
             break;
         case Format::bf16:
-            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, false>{w, x, panel, fetch, out, ld, accumulate});
+            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, false>{w, x, panel, prefetch, out, ld, accumulate});
             break;
         case Format::f32:
-            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, true>{w, x, panel, fetch, out, ld, accumulate});
+            by_tiles<FLOAT_ROWS>(num_rows, FloatTile<C, true>{w, x, panel, prefetch, out, ld, accumulate});
             break;
     }
 }
 
-static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, Memory next,
+static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, ByteRange next,
                    float* out, int64_t ld, bool accumulate) {
     if (num_rows == 0) return;
     const bool quantized = w.format == Format::q4 || w.format == Format::q8;
     const int64_t tile_rows = quantized ? QUANT_ROWS : FLOAT_ROWS;
     const bool together = TILE_PANELS == 2 && count == 2;
-    Fetch fetch(next, (num_rows + tile_rows - 1) / tile_rows * w.blocks * (together ? 1 : count));
+    Prefetcher prefetch(next, (num_rows + tile_rows - 1) / tile_rows * w.blocks * (together ? 1 : count));
     if (together) {
-        product<TILE_PANELS>(w, x, num_rows, panel, fetch, out, ld, accumulate);
+        product<TILE_PANELS>(w, x, num_rows, panel, prefetch, out, ld, accumulate);
         return;
     }
-    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, fetch, out, ld, accumulate);
+    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, prefetch, out, ld, accumulate);
 }
 
 }  // namespace RAMET_ISA

@@ -35,7 +35,7 @@ struct Matrix {
 };
 
 // What will be read soon; nothing if null.
-struct Memory {
+struct ByteRange {
     const uint8_t* data = nullptr;
     int64_t bytes = 0;
 };
@@ -130,9 +130,9 @@ struct Kernels {
     const char* name;
     bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
 
-    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. Meanwhile `next` is fetched.
+    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. Prefetches `next`.
     // out[row * ld + n] = (accumulate ? out : 0) + product + bias
-    void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, Memory next,
+    void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, ByteRange next,
                    float* out, int64_t ld, bool accumulate);
 
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
