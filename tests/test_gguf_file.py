@@ -61,7 +61,7 @@ def test_keys_that_are_missing_or_of_another_type_are_named(path):
     with pytest.raises(CorruptWeights, match="lacks the metadata key 'nothing'"):
         file.string("nothing")
     for read in (file.string, file.integer, file.number, file.boolean, file.numbers):
-        with pytest.raises(CorruptWeights, match=r"'strings' must be .*, got list"):
+        with pytest.raises(CorruptWeights, match=r"'strings' must be .*, got StringArray"):
             read("strings")
     with pytest.raises(CorruptWeights, match="'text' must be a list of strings, got str"):
         file.strings("text")
@@ -97,6 +97,32 @@ def test_damaged_headers(tmp_path, content, error, named):
     path.write_bytes(content)
     with pytest.raises(error, match=named):
         GgufFile(path)
+
+
+def array_of_strings(*strings: bytes, count: int | None = None) -> bytes:
+    head = struct.pack("<Q1sIIQ", 1, b"k", 9, 8, len(strings) if count is None else count)
+    return head + b"".join(struct.pack("<Q", len(string)) + string for string in strings)
+
+
+@pytest.mark.parametrize("strings", [(b"a", b"bc"), (b"a", b""), ()])
+def test_arrays_of_strings_must_be_whole(tmp_path, strings):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(header(3, 0, 1) + array_of_strings(*strings, count=len(strings) + 1))
+    with pytest.raises(CorruptWeights, match="truncated"):
+        GgufFile(path)
+    whole = header(3, 0, 1) + array_of_strings(*strings)
+    path.write_bytes(whole)
+    assert GgufFile(path).strings("k") == [string.decode() for string in strings]
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CorruptWeights, match="truncated"):
+        GgufFile(path)
+
+
+def test_text_of_an_array_is_checked_when_it_is_read(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(header(3, 0, 1) + array_of_strings(b"fine", b"\xff"))
+    with pytest.raises(CorruptWeights, match="not UTF-8"):
+        GgufFile(path).strings("k")
 
 
 def test_a_part_of_a_split_file_is_refused(tmp_path):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from ramet.errors import CorruptWeights, ModelNotFound, UnsupportedModel
 
-GgufValue: TypeAlias = str | int | float | bool | list[str] | NDArray[Any]
+GgufValue: TypeAlias = "str | int | float | bool | StringArray | NDArray[Any]"
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -44,6 +46,13 @@ _SCALARS: Mapping[int, np.dtype[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class StringArray:
+    """Where an array of strings lies: a vocabulary is read when asked for, not by all who open the file."""
+
+    offsets: Sequence[int]  # of each string's length, 8 bytes before the string; and where the last one ends
+
+
+@dataclass(frozen=True, slots=True)
 class GgufTensor:
     """One entry of the tensor directory. ``shape`` has rows first, as in NumPy."""
 
@@ -59,7 +68,7 @@ class GgufFile:
 
     Attributes:
         path: the file.
-        fields: metadata; arrays of strings are lists, arrays of numbers are NumPy arrays.
+        fields: metadata; arrays of numbers are NumPy arrays, those of strings are read by `strings`.
         tensors: the tensor directory, by GGUF name.
 
     Raises:
@@ -154,9 +163,10 @@ class GgufFile:
 
     def strings(self, key: str) -> list[str]:
         value = self._value(key, None)
-        if not isinstance(value, list):
+        if not isinstance(value, StringArray):
             raise self._wrong_type(key, "a list of strings", value)
-        return value
+        text = partial(_text, self.path)
+        return [text(self._map[begin + 8 : end]) for begin, end in pairwise(value.offsets)]
 
     def numbers(self, key: str) -> NDArray[Any]:
         value = self._value(key, None)
@@ -219,7 +229,7 @@ class _Cursor:
     def string(self) -> str:
         length = self.u64()
         start = self.advance(length)
-        return self._decode(self.buffer[start : start + length])
+        return _text(self.path, self.buffer[start : start + length])
 
     def value(self, value_type: int) -> GgufValue:
         if value_type == GGUFValueType.STRING:
@@ -227,7 +237,7 @@ class _Cursor:
         if value_type == GGUFValueType.ARRAY:
             item_type, count = self.u32(), self.u64()
             if item_type == GGUFValueType.STRING:
-                return self.string_list(count)
+                return self.string_array(count)
             return self.array(item_type, count)
         scalar: str | int | float | bool = self.array(value_type, 1)[0].item()
         return scalar
@@ -239,28 +249,25 @@ class _Cursor:
         start = self.advance(count * dtype.itemsize)
         return np.frombuffer(self.buffer, dtype, count, start)
 
-    def string_list(self, count: int) -> list[str]:
-        # The loop that reads a vocabulary: kept flat, since it runs a few hundred thousand times.
+    def string_array(self, count: int) -> StringArray:
+        # Kept flat: it walks over a few hundred thousand strings, whose lengths stand between them.
         buffer, unpack, size = self.buffer, _U64.unpack_from, len(self.buffer)
         offset = self.offset
-        strings: list[bytes] = []
+        offsets = [offset]
         for _ in range(count):
             if offset + 8 > size:
+                offset = size + 1
                 break
-            begin = offset + 8
-            offset = begin + unpack(buffer, offset)[0]
-            if offset > size:
-                break
-            strings.append(buffer[begin:offset])
-        if len(strings) < count:
-            self.advance(size + 1)  # says that the header goes past the end
-        self.offset = offset
-        return [self._decode(string) for string in strings]
+            offset += 8 + unpack(buffer, offset)[0]
+            offsets.append(offset)
+        self.advance(offset - self.offset)
+        return StringArray(offsets)
 
-    def _decode(self, raw: bytes) -> str:
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise CorruptWeights(
-                f"{self.path} is damaged: text in its header is not UTF-8; delete it and download it again"
-            ) from None
+
+def _text(path: Path, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise CorruptWeights(
+            f"{path} is damaged: text in its header is not UTF-8; delete it and download it again"
+        ) from None

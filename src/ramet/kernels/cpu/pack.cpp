@@ -47,11 +47,17 @@ Matrix shape_of(Format format, int64_t rows, int64_t columns) {
     return view;
 }
 
-// Writes one block of a row: 32 values of 0..15 (q4) or -127..127 (q8) into the panel's layout.
-void put_q4(uint8_t* block, int64_t lane, const uint8_t* nibbles) {
-    for (int i = 0; i < BLOCK; ++i) {
-        uint8_t& byte = block[i / 8 * 64 + lane * 4 + i % 4];
-        byte = i / 4 % 2 ? uint8_t((byte & 15) | nibbles[i] << 4) : uint8_t((byte & 0xf0) | nibbles[i]);
+// Writes one block of a row into the panel's layout: for q4 the 16 bytes of a file's block (value i in the low half
+// of byte i, value i + 16 in the high half), for q8 32 values of -127..127.
+void put_q4(uint8_t* block, int64_t lane, const uint8_t* from) {
+    constexpr uint32_t low = 0x0f0f0f0f, high = 0xf0f0f0f0;
+    for (int i = 0; i < 2; ++i) {
+        uint32_t a, b;  // four bytes at a time: a group of ours is values 8i to 8i + 3 below 8i + 4 to 8i + 7
+        std::memcpy(&a, from + i * 8, 4);
+        std::memcpy(&b, from + i * 8 + 4, 4);
+        const uint32_t first = (a & low) | (b & low) << 4, second = (a & high) >> 4 | (b & high);
+        std::memcpy(block + i * 64 + lane * 4, &first, 4);
+        std::memcpy(block + (i + 2) * 64 + lane * 4, &second, 4);
     }
 }
 
@@ -88,8 +94,8 @@ PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, in
         throw std::invalid_argument("rows of blocks do not have the bytes that their columns ask for");
     const int64_t block_bytes = format == Format::q4 ? 256 : 512;
     uint8_t* panels = allocate_blocks(out, block_bytes, has_minima);
-    for (int64_t p = 0; p < view.panels && format == Format::q4; ++p)
-        std::memset(panels + p * view.panel_bytes, 0x88, size_t(view.scales_at));
+    if (format == Format::q4 && rows % PANEL)  // the lanes past the last row hold zeros
+        std::memset(panels + (view.panels - 1) * view.panel_bytes, 0x88, size_t(view.scales_at));
     for (int64_t row = 0; row < rows; ++row) {
         uint8_t* panel = panels + row / PANEL * view.panel_bytes;
         const int64_t lane = row % PANEL;
@@ -108,12 +114,7 @@ PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, in
             if (format == Format::q8) {
                 put_q8(panel + b * block_bytes, lane, reinterpret_cast<const int8_t*>(from + header));
             } else {
-                uint8_t nibbles[BLOCK];
-                for (int i = 0; i < 16; ++i) {
-                    nibbles[i] = from[header + i] & 15;
-                    nibbles[i + 16] = from[header + i] >> 4;
-                }
-                put_q4(panel + b * block_bytes, lane, nibbles);
+                put_q4(panel + b * block_bytes, lane, from + header);
             }
         }
     }
