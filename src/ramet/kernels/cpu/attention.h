@@ -50,14 +50,15 @@ struct PairMath {
 // The records of the chunk after the one at work, asked for a few at a time: all at once would fill the queues to
 // memory and then leave it idle.
 struct Ahead {
-    const char* pool;
+    KVLayer kv;
+    int64_t head;
     const int32_t* slots;
-    int64_t record_bytes;
     int left;
     void ask(int count) {
-        for (; count > 0 && left > 0; --count, --left, ++slots)
-            for (int64_t byte = 0; byte < record_bytes; byte += 64)
-                __builtin_prefetch(pool + *slots * record_bytes + byte, 0, 3);
+        for (; count > 0 && left > 0; --count, --left, ++slots) {
+            const char* record = kv.record(head, *slots);
+            for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 0, 3);
+        }
     }
 };
 
@@ -335,7 +336,6 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
     using Element = typename Math::Element;
     const int64_t stride = kv.stride, group = shape.group, record_floats = partial_floats(stride);
     const int64_t num_queries = (unit.row_end - unit.row_begin) * group;
-    const int64_t element_bytes = kv.is_f32 ? 4 : 2;
     auto* keys = static_cast<Element*>(scratch);
     Element* values = keys + CHUNK * stride;
     auto* totals = reinterpret_cast<float*>(values + CHUNK * stride);
@@ -343,7 +343,6 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
     float* peaks = spans + ATTENTION_ROWS * group * record_floats;
     const auto* queries = static_cast<const Element*>(shape.queries) +
                           (unit.kv_head * shape.num_rows + unit.row_begin) * group * stride;
-    const char* pool = static_cast<const char*>(kv.data) + unit.kv_head * kv.num_slots * 2 * stride * element_bytes;
     if (!unit.partials)
         for (int64_t q = 0; q < num_queries; ++q) clear(totals + q * record_floats, stride);
 
@@ -379,11 +378,10 @@ static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const Se
             int64_t seen = plan.positions[row] - first + 1;
             if (seen > count) count = seen < length ? int(seen) : length;
         }
-        const int64_t record_bytes = 2 * stride * element_bytes;
         const void* rows[CHUNK];
-        for (int i = 0; i < count; ++i) rows[i] = pool + slots[i] * record_bytes;
+        for (int i = 0; i < count; ++i) rows[i] = kv.record(unit.kv_head, slots[i]);
         for (int i = count; i % LANES != 0; ++i) rows[i] = NO_RECORD;
-        Ahead ahead{pool, nullptr, record_bytes, 0};
+        Ahead ahead{kv, unit.kv_head, nullptr, 0};
         if (index + 1 < unit.num_segments) {
             const int32_t next = unit.segments[index + 1];
             ahead.slots = plan.slots + plan.slot_offsets[next];

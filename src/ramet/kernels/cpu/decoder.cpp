@@ -281,7 +281,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
         run.team.sync();
         for (int64_t index = 0; index < shape_.num_layers; ++index) {
             const LayerWeights& w = layers_[size_t(index)];
-            const KVLayer kv{kv_[size_t(index)].as<void>(), num_slots_, stride_, shape_.f32};
+            const KVLayer kv = kv_layer(index);
             const bool is_last = index + 1 == shape_.num_layers;
             auto qkv_of = [&](const LayerWeights& of) {
                 return Product{{{{&of.q->view, 0}, {&of.k->view, q_width}, {&of.v->view, q_width + kv_width}}}};

@@ -84,6 +84,8 @@ private:
     // Numbers the wanted rows from 0, as the last layer sees them: whose rows they are, positions and segments.
     void keep_wanted(const StepRows& rows);
     LayerWeights& layer(int64_t index);
+    int64_t layer_block_bytes() const;  // what a layer has of a block of slots
+    KVLayer kv_layer(int64_t layer) const;
     void check();
 
     std::shared_ptr<Team> team_;
@@ -95,7 +97,7 @@ private:
     std::vector<float> norm_;
     bool checked_ = false;
     Buffer rotary_;
-    std::vector<Buffer> kv_;
+    Buffer kv_;
 
     std::mutex mutex_;  // one step at a time: they share the buffers below
     AttentionPlan plan_, kept_plan_;

@@ -75,20 +75,22 @@ void Decoder::allocate_kv(int64_t num_slots) {
     std::lock_guard<std::mutex> one_step(mutex_);
     checked_ = false;
     num_slots_ = 0;
-    kv_.clear();
-    const size_t bytes = size_t(shape_.num_kv_heads * num_slots * 2 * stride_) * (shape_.f32 ? 4 : 2);
-    for (int64_t layer = 0; layer < shape_.num_layers; ++layer) kv_.emplace_back(bytes);
+    kv_ = Buffer();
+    kv_ = Buffer(size_t(round_up(num_slots, KV_BLOCK) / KV_BLOCK * shape_.num_layers * layer_block_bytes()));
     num_slots_ = num_slots;
 }
 
 bool Decoder::populate_kv(int64_t piece) const {
-    constexpr size_t most = size_t(2) << 20;  // a huge page: less would come with it anyway
-    const int64_t regions = shape_.num_layers * shape_.num_kv_heads;
-    const size_t bytes = size_t(num_slots_ * 2 * stride_) * (shape_.f32 ? 4 : 2);
-    const size_t offset = size_t(piece / regions) * most;
-    if (offset >= bytes) return false;
-    const int64_t layer = piece % regions / shape_.num_kv_heads, head = piece % shape_.num_kv_heads;
-    return kv_[size_t(layer)].populate(size_t(head) * bytes + offset, std::min(most, bytes - offset));
+    constexpr size_t bytes = size_t(2) << 20;  // a huge page: less would come with it anyway
+    return kv_.populate(size_t(piece) * bytes, bytes);
+}
+
+int64_t Decoder::layer_block_bytes() const {
+    return shape_.num_kv_heads * KV_BLOCK * KVLayer::bytes_of_record(stride_, shape_.f32);
+}
+
+KVLayer Decoder::kv_layer(int64_t layer) const {
+    return {kv_.as<char>() + layer * layer_block_bytes(), shape_.num_layers * layer_block_bytes(), stride_, shape_.f32};
 }
 
 void Decoder::check() {

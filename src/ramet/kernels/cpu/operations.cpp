@@ -69,7 +69,8 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
         checked_segments({row_begin, row_end, first_position, slot_offsets, slots}, positions, num_slots);
     const int64_t group = heads / kv_heads, stride = (dim + HEAD_ALIGN - 1) / HEAD_ALIGN * HEAD_ALIGN;
     const bool f32 = f32_pool || !kernels.native_bf16;
-    Buffer pool(size_t(kv_heads * num_slots * 2 * stride) * (f32_pool ? 4 : 2));
+    const int64_t block_bytes = kv_heads * KV_BLOCK * KVLayer::bytes_of_record(stride, f32_pool);
+    Buffer pool(size_t(round_up(num_slots, KV_BLOCK) / KV_BLOCK * block_bytes));
     Buffer rotated(size_t(rows * heads * stride) * (f32 ? 4 : 2) + 64);
     std::vector<float> padded(static_cast<size_t>(stride));
     auto put = [&](Buffer& to, int64_t at, const float* from, float scale, bool as_f32) {
@@ -78,7 +79,7 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
                           as_f32 ? nullptr : to.as<uint16_t>() + at, as_f32 ? to.as<float>() + at : nullptr};
         kernels.convert(padded.data(), 0, form);
     };
-    const KVLayer kv{pool.as<void>(), num_slots, stride, f32_pool};
+    const KVLayer kv{pool.as<char>(), block_bytes, stride, f32_pool};
     std::vector<float> row_scratch(static_cast<size_t>(stride));
     for (int64_t slot = 0; slot < num_slots; ++slot)
         for (int64_t head = 0; head < kv_heads; ++head) {

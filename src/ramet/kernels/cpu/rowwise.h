@@ -182,11 +182,11 @@ static void write_kv(const float* key, const float* value, int64_t dim, const KV
         load_block(value, i, dim, low, high);
         poisoned |= !(largest_magnitude(low, high) < LARGEST_BF16);
     }
-    const int64_t at = (head * kv.num_slots + slot) * 2 * kv.stride;
+    char* const record = kv.record(head, slot);
     for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim ? 0.0f : poisoned ? NAN : key[i];
-    put(scratch, kv.stride, kv.is_f32, kv.data, at);
+    put(scratch, kv.stride, kv.is_f32, record, 0);
     for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim || poisoned ? 0.0f : value[i];
-    put(scratch, kv.stride, kv.is_f32, kv.data, at + kv.stride);
+    put(scratch, kv.stride, kv.is_f32, record, kv.stride);
 }
 
 static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
@@ -194,10 +194,9 @@ static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin,
     const int64_t dim = shape.head_dim, half = dim / 2, stride = shape.stride;
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     const float *cos = cos_sin, *sin = cos_sin + half;
-    const int64_t record_bytes = 2 * stride * (kv.is_f32 ? 4 : 2);
     for (int64_t head = 0; head < shape.num_kv_heads; ++head) {  // wanted from memory by the time the queries are done
-        const char* record = static_cast<const char*>(kv.data) + (head * kv.num_slots + slot) * record_bytes;
-        for (int64_t byte = 0; byte < record_bytes; byte += 64) __builtin_prefetch(record + byte, 1, 3);
+        const char* record = kv.record(head, slot);
+        for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 1, 3);
     }
     for (int64_t i = 0; i < stride; ++i) scratch[i] = 0.0f;  // the padding behind head_dim stays zero
     for (int64_t head = 0; head < shape.num_heads && row >= 0; ++head) {
