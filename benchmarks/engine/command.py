@@ -18,7 +18,7 @@ from rich.console import Console
 from engine import report
 from engine.arguments import parse
 from engine.engine_process import EngineProcess, EngineSpec
-from engine.limits import Limits, measure_limits
+from engine.limits import Limits, limits_spec, measure_limits
 from engine.measure import Measurement
 from engine.model_facts import ModelFacts, read_model_facts
 from engine.specs import DEFAULT_LLAMA_FORMATS, OPENVINO_FORMATS, peer_specs, ramet_spec
@@ -42,24 +42,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = resolve_model(given.model)
     facts = read_model_facts(model)
     workloads = Workloads(facts.vocab_size, random.Random(given.seed), Sizes(8 if given.quick else 1))
-    limits = None
-    if given.limits:
-        say("measuring what this machine can do")
-        limits = measure_limits(given.threads, facts.hidden_size, facts.intermediate_size)
-        console.print(report.limit_table(limits))
+    limits, machine = None, None
     with ExitStack() as stack:
+        if given.limits:
+            spec = limits_spec(given.threads, facts.hidden_size, facts.intermediate_size)
+            machine = stack.enter_context(EngineProcess(spec, _log(workdir, spec), timeout=given.timeout))
+            say("measuring what this machine can do")
+            limits = measure_limits(machine)
+            console.print(report.limit_table(limits, given.threads))
         engines = [
             stack.enter_context(EngineProcess(spec, _log(workdir, spec), timeout=given.timeout))
             for spec in _specs(given, model, cores)
         ]
-        measurement = Measurement(engines, workloads, say)
+        measurement = Measurement(engines, workloads, say, machine)
         try:
             for name in sessions:
                 measurement.run(name, runs=given.runs, warm_ups=given.warm_ups)
         except KeyboardInterrupt:
             say("interrupted: what is there so far follows")
     names = [engine.name for engine in engines]
-    _print_report(console, measurement.measured, workloads, limits, facts, names)
+    _print_report(console, measurement.measured, workloads, facts, names)
     if given.json:
         given.json.write_text(json.dumps(_record(given, measurement.measured, limits, facts), indent=2))
 
@@ -94,15 +96,13 @@ def _print_report(
     console: Console,
     measured: report.Measured,
     workloads: Workloads,
-    limits: Limits | None,
     facts: ModelFacts,
     names: Sequence[str],
 ) -> None:
     console.print(report.figure_table(measured, workloads.figures, names))
-    if limits is not None:
-        found = report.shares(measured, workloads.figures, limits, facts)
-        if found:
-            console.print(report.share_table(found, names))
+    found = report.shares(measured, workloads.figures, facts)
+    if found:
+        console.print(report.share_table(found, names))
     for line in report.notes(measured, workloads.figures, names):
         console.print(line, highlight=False)
 
@@ -115,6 +115,6 @@ def _record(
         "threads": given.threads,
         "device": given.device,
         "quick": given.quick,
-        "limits": asdict(limits) if limits is not None else None,
+        "limits before": limits,
         **asdict(measured),
     }

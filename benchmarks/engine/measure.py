@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.engine_process import EngineFailed, EngineProcess
+from engine.limits import BESIDE, measure_limits
 from engine.report import RAMET, Measured
 from engine.workloads import Session, Workloads
 
@@ -16,11 +17,19 @@ Say = Callable[[str], None]
 class Measurement:
     """Runs sessions on engines and keeps their times."""
 
-    def __init__(self, engines: Sequence[EngineProcess], workloads: Workloads, say: Say) -> None:
+    def __init__(
+        self,
+        engines: Sequence[EngineProcess],
+        workloads: Workloads,
+        say: Say,
+        machine: EngineProcess | None = None,
+    ) -> None:
+        """``machine`` measures limits (`engine.limits.limits_spec`), if they are wanted."""
         self.measured = Measured()
         self._engines = list(engines)
         self._workloads = workloads
         self._say = say
+        self._machine = machine
         self._unloadable: dict[str, str] = {}
 
     def run(self, name: str, *, runs: int, warm_ups: int) -> None:
@@ -29,6 +38,9 @@ class Measurement:
             session = self._workloads.session(name)
             shift = index % len(self._engines)
             first_tokens: dict[str, list[list[int]]] = {}
+            if self._machine is not None and index >= 0 and name in BESIDE:
+                limits = measure_limits(self._machine, BESIDE[name])
+                self.measured.limits.setdefault(name, []).append(limits)
             for engine in self._engines[shift:] + self._engines[:shift]:
                 label = f"({name}) {'warm-up' if index < 0 else f'run {index + 1}/{runs}'}  {engine.name}"
                 answers = self._on_engine(name, session, engine, label)

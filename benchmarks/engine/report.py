@@ -8,7 +8,7 @@ from statistics import median
 
 from rich.table import Table
 
-from engine.limits import Limits
+from engine.limits import KINDS, READ, READ_BY_ONE, Limits
 from engine.model_facts import ModelFacts
 from engine.workloads import Figure
 
@@ -24,12 +24,14 @@ class Measured:
         failures: per session and engine, the reason.
         agreement: per figure and peer, how many first tokens were the same as Ramet's, of how many.
         work: per figure, what Ramet counted in its last run.
+        limits: per session, what the machine could do at most, measured before each run.
     """
 
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     failures: dict[str, dict[str, str]] = field(default_factory=dict)
     agreement: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     work: dict[str, dict[str, int]] = field(default_factory=dict)
+    limits: dict[str, list[Limits]] = field(default_factory=dict)
 
     def add(self, figure: str, engine: str, seconds: float) -> None:
         """One more run."""
@@ -70,41 +72,33 @@ def _against_best(measured: Measured, name: str, figure: Figure, engines: Sequen
     return "-" if ours is None or best is None else f"{figure.speedup(ours, best):.2f}x"
 
 
-def limit_table(limits: Limits) -> Table:
+def limit_table(limits: Limits, threads: int) -> Table:
     """What the machine can do."""
-    table = Table(f"limits, {limits.threads} threads", "int8", "bf16", "f32")
-    large, few = (
-        (limits.int8, limits.bf16, limits.f32),
-        (
-            limits.int8_few_rows,
-            limits.bf16_few_rows,
-            limits.f32_few_rows,
-        ),
-    )
-    table.add_row("matrix product, large, G operations/s", *(f"{rate / 1e9:,.0f}" for rate in large))
-    table.add_row("the same of 32 rows", *(f"{rate / 1e9:,.0f}" for rate in few))
-    table.add_row(
-        "memory read, GB/s", f"{limits.read / 1e9:.1f}", f"1 thread: {limits.read_one_thread / 1e9:.1f}", ""
-    )
+    table = Table(f"limits, {threads} threads", *KINDS)
+    for title, suffix in (("matrix product, large", ""), ("the same of 32 rows", " of 32 rows")):
+        rates = (f"{limits[kind + suffix] / 1e9:,.0f}" for kind in KINDS)
+        table.add_row(f"{title}, G operations/s", *rates)
+    one = f"1 thread: {limits[READ_BY_ONE] / 1e9:.1f}"
+    table.add_row("memory read, GB/s", f"{limits[READ] / 1e9:.1f}", one, "")
     return table
 
 
 def shares(
-    measured: Measured, figures: Mapping[str, Figure], limits: Limits, facts: ModelFacts
+    measured: Measured, figures: Mapping[str, Figure], facts: ModelFacts
 ) -> dict[str, dict[str, float]]:
-    """Per limit and engine, the share of it reached."""
+    """Per limit and engine, the share of it reached: the median of the runs, each beside its limit."""
     # Two operations per weight and token; the head is computed for one token of a prompt only.
-    operations = 2 * facts.layer_weights
-    in_memory = limits.read / facts.decode_bytes
-    ceilings = {
-        f"(a) of int8, {limits.int8 / operations:,.0f} tok/s": ("a", limits.int8 / operations),
-        f"(a) of bf16, {limits.bf16 / operations:,.0f} tok/s": ("a", limits.bf16 / operations),
-        f"(b) of memory, {in_memory:,.0f} tok/s at {facts.decode_bytes / 1e6:.0f} MB": ("b", in_memory),
-    }
+    per_token = {"int8": 2 * facts.layer_weights, "bf16": 2 * facts.layer_weights, READ: facts.decode_bytes}
     found: dict[str, dict[str, float]] = {}
-    for title, (name, ceiling) in ceilings.items():
-        for engine, times in measured.seconds.get(name, {}).items():
-            found.setdefault(title, {})[engine] = figures[name].value(median(times)) / ceiling
+    for name, of_runs in measured.limits.items():
+        for limit in of_runs[0]:
+            ceilings = [limits[limit] / per_token[limit] for limits in of_runs]
+            title = f"({name}) of {limit}, {median(ceilings):,.0f} tok/s"
+            for engine, times in measured.seconds.get(name, {}).items():
+                rates = map(figures[name].value, times)
+                found.setdefault(title, {})[engine] = median(
+                    rate / ceiling for rate, ceiling in zip(rates, ceilings, strict=False)
+                )
     return found
 
 

@@ -16,7 +16,6 @@ sys.path.insert(0, str(BENCHMARKS))
 from engine.arguments import parse  # noqa: E402
 from engine.convert import hf_config  # noqa: E402
 from engine.engine_process import EngineFailed, EngineProcess, EngineSpec  # noqa: E402
-from engine.limits import Limits  # noqa: E402
 from engine.measure import Measurement  # noqa: E402
 from engine.model_facts import ModelFacts  # noqa: E402
 from engine.report import Measured, notes, shares  # noqa: E402
@@ -124,19 +123,20 @@ def test_figures_are_rates_or_times():
 # ---------------------------------------------------------------------------------------------- report
 
 
-def test_shares_are_of_what_matrices_and_memory_allow():
+def test_shares_are_of_what_matrices_and_memory_allowed_at_the_time():
     measured = Measured()
-    for seconds in (1.0, 2.0, 9.0):
+    for seconds, slowness in ((1.0, 1), (2.0, 2), (9.0, 3)):
         measured.add("a", "Ramet", seconds)
         measured.add("b", "Ramet", seconds)
-    limits = Limits(2, 800e9, 400e9, 100e9, 1e9, 1e9, 1e9, read_one_thread=20e9, read=40e9)
+        measured.limits.setdefault("a", []).append({"int8": 800e9 / slowness, "bf16": 400e9 / slowness})
+        measured.limits.setdefault("b", []).append({"memory read": 40e9 / slowness})
     facts = ModelFacts("m", 49_152, 576, 1536, layer_weights=100_000_000, decode_bytes=100_000_000)
-    found = shares(measured, Workloads(49_152, random.Random(0)).figures, limits, facts)
-    assert list(found.values()) == [
-        {"Ramet": pytest.approx(16 * 1024 / 2 / 4000)},
-        {"Ramet": pytest.approx(16 * 1024 / 2 / 2000)},
-        {"Ramet": pytest.approx(256 / 2 / 400)},
-    ]
+    found = shares(measured, Workloads(49_152, random.Random(0)).figures, facts)
+    assert found == {
+        "(a) of int8, 2,000 tok/s": {"Ramet": pytest.approx(16 * 1024 / 4000)},
+        "(a) of bf16, 1,000 tok/s": {"Ramet": pytest.approx(16 * 1024 / 2000)},
+        "(b) of memory read, 200 tok/s": {"Ramet": pytest.approx(256 / 400)},
+    }
 
 
 # --------------------------------------------------------------------------------------------- engines
