@@ -174,11 +174,10 @@ static void fold(float* total, const float* span, int64_t stride) {
 static void write_out(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t query, const float* record) {
     int64_t row = query / shape.group, head = kv_head * shape.group + query % shape.group;
     float* to = shape.out + (row * shape.num_kv_heads * shape.group + head) * shape.head_dim;
-    F32 total = set1(record[stride + 1]);
-    for (int64_t d = 0; d < shape.head_dim; d += LANES) {
-        int64_t count = shape.head_dim - d;
-        store_first(to + d, load(record + d) / total, count < LANES ? int(count) : LANES);
-    }
+    const F32 total = set1(record[stride + 1]);
+    int64_t d = 0;
+    for (; d + LANES <= shape.head_dim; d += LANES) store(to + d, load(record + d) / total);
+    if (d < shape.head_dim) store_first(to + d, load(record + d) / total, int(shape.head_dim - d));
 }
 
 // ---- the arithmetic of a tile: R queries against one chunk

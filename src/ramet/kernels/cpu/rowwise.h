@@ -105,11 +105,10 @@ static void convert(const float* x, int64_t row, const Inputs& to) {
 static void silu_multiply(const float* gate, const float* up, int64_t n, float* out) {
     // Bounded, so that 1 + exp(-gate) stays finite and has a reciprocal
     const F32 log2e = set1(1.4426950408889634f), least = set1(-126.0f), one = set1(1.0f);
-    for (int64_t i = 0; i < n; i += LANES) {
-        int count = n - i < LANES ? int(n - i) : LANES;
-        F32 g = load_first(gate + i, count), u = load_first(up + i, count);
-        store_first(out + i, g * reciprocal(one + exp2(zero() - max(least, g * log2e))) * u, count);
-    }
+    auto gated = [&](F32 g, F32 u) { return g * reciprocal(one + exp2(zero() - max(least, g * log2e))) * u; };
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(out + i, gated(load(gate + i), load(up + i)));
+    if (i < n) store_first(out + i, gated(load_first(gate + i, int(n - i)), load_first(up + i, int(n - i))), int(n - i));
 }
 
 // Row `id` of a packed matrix, in float32.
@@ -151,9 +150,15 @@ static void embed(const Matrix& w, int64_t id, float* out) {
 
 // Rotates the pairs (x[i], x[i + half]) and scales; out may be x.
 RAMET_INLINE void rotate(const float* x, const float* cos, const float* sin, int64_t half, float scale, float* out) {
-    F32 factor = set1(scale);
-    for (int64_t i = 0; i < half; i += LANES) {
-        int count = half - i < LANES ? int(half - i) : LANES;
+    const F32 factor = set1(scale);
+    int64_t i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        F32 first = load(x + i), second = load(x + half + i), c = load(cos + i), s = load(sin + i);
+        store(out + i, (first * c - second * s) * factor);
+        store(out + half + i, (second * c + first * s) * factor);
+    }
+    if (i < half) {
+        const int count = int(half - i);
         F32 first = load_first(x + i, count), second = load_first(x + half + i, count);
         F32 c = load_first(cos + i, count), s = load_first(sin + i, count);
         store_first(out + i, (first * c - second * s) * factor, count);
@@ -183,10 +188,15 @@ static void write_kv(const float* key, const float* value, int64_t dim, const KV
         poisoned |= !(largest_magnitude(low, high) < LARGEST_BF16);
     }
     char* const record = kv.record(head, slot);
-    for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim ? 0.0f : poisoned ? NAN : key[i];
-    put(scratch, kv.stride, kv.is_f32, record, 0);
-    for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim || poisoned ? 0.0f : value[i];
-    put(scratch, kv.stride, kv.is_f32, record, kv.stride);
+    auto write = [&](const float* from, float if_poisoned, int64_t at) {
+        if (poisoned || dim < kv.stride) {
+            for (int64_t i = 0; i < kv.stride; ++i) scratch[i] = i >= dim ? 0.0f : poisoned ? if_poisoned : from[i];
+            from = scratch;
+        }
+        put(from, kv.stride, kv.is_f32, record, at);
+    };
+    write(key, NAN, 0);
+    write(value, 0.0f, kv.stride);
 }
 
 static void rope(const RopeShape& shape, const float* qkv, const float* cos_sin, int64_t row, int64_t slot,
