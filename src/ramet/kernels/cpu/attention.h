@@ -273,12 +273,13 @@ RAMET_INLINE void for_vectors(int last, const Do& each) {
 }
 
 // Up to QUERY_BATCH queries against a chunk; `last_key[q]` is the last key query q may see, `peaks[q]` its largest score
-// so far. All scores first, then all weights, then all sums: each stretch has enough queries that none waits for another.
+// so far (there are LANES of them, whatever the count). All scores first, then all weights, then all sums: each stretch
+// has enough queries that none waits for another.
 template <class Math>
 static void attend_batch(const typename Math::Element* queries, int count, int64_t stride, const Chunk<Math>& chunk,
                          const int* last_key, float* peaks, float* records, int64_t record_floats, Ahead& ahead,
                          int ask) {
-    alignas(64) float scores[QUERY_BATCH * CHUNK], most[LANES * LANES] = {};
+    alignas(64) float scores[QUERY_BATCH * CHUNK], most[LANES * LANES];
     int tile_last[QUERY_BATCH];  // keys that no query of a tile may see would only add zeros to it
     for_tiles(count, [&](auto tile, int q) {
         constexpr int R = decltype(tile)::rows;
@@ -303,11 +304,12 @@ static void attend_batch(const typename Math::Element* queries, int count, int64
         }
         store(most + q * LANES, largest);
     }
+    for (int q = count; q < LANES; ++q) store(most + q * LANES, set1(NOTHING));  // the peaks behind stay as they are
     alignas(64) float peak[LANES], keep[LANES];
-    const F32 old = load_first(peaks, count), now = max(maxima16(most), old);
+    const F32 old = load(peaks), now = max(maxima16(most), old);
     store(peak, now);
     store(keep, exp2_rough(old - now));
-    store_first(peaks, now, count);
+    store(peaks, now);
 
     alignas(64) typename Math::Element weights[QUERY_BATCH * CHUNK];
     for (int q = 0; q < count; ++q)
@@ -427,7 +429,8 @@ static void attend(const AttentionShape& shape, const KVLayer& kv, const Segment
 }
 
 static int64_t attend_scratch(int64_t stride, int64_t group) {
-    return (2 * CHUNK * stride + ATTENTION_ROWS * group * (2 * partial_floats(stride) + 1)) * int64_t(sizeof(float));
+    const int64_t queries = ATTENTION_ROWS * group;
+    return (2 * CHUNK * stride + queries * (2 * partial_floats(stride) + 1) + LANES) * int64_t(sizeof(float));
 }
 
 static void merge(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t row, const float* partials,
