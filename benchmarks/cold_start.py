@@ -1,7 +1,8 @@
 """How long a fresh process takes to the first token: `python benchmarks/cold_start.py [MODEL]`.
 
-Each run is a process of its own; one before them, not counted, brings the files into the page cache and
-compiles Python's modules, as an installation does.
+Counted from where Python is up, for its own start is not ours. Each run is a process of its own; one before
+them, not counted, brings the files into the page cache and compiles Python's modules, as an
+installation does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PARTS = ("import ramet", "load the model", "first token")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="", help="by default the bundled one")
-    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--runs", type=int, default=9, choices=range(1, 100), metavar="N")
     arguments = parser.parse_args()
     console = Console()
     _run(arguments.model)
@@ -51,7 +52,7 @@ def _run(model: str) -> list[float]:
         [sys.executable, "-c", _PROGRAM, model], capture_output=True, text=True, env=environment
     )
     if ran.returncode:
-        sys.exit(ran.stderr.strip().splitlines()[-1])
+        sys.exit(ran.stderr.strip().rpartition("\n")[2] or f"a run ended with {ran.returncode}")
     seconds: list[float] = json.loads(ran.stdout.splitlines()[-1])
     return seconds
 

@@ -61,7 +61,7 @@ def test_keys_that_are_missing_or_of_another_type_are_named(path):
     with pytest.raises(CorruptWeights, match="lacks the metadata key 'nothing'"):
         file.string("nothing")
     for read in (file.string, file.integer, file.number, file.boolean, file.numbers):
-        with pytest.raises(CorruptWeights, match=r"'strings' must be .*, got StringArray"):
+        with pytest.raises(CorruptWeights, match=r"'strings' must be .*, got a list of strings"):
             read("strings")
     with pytest.raises(CorruptWeights, match="'text' must be a list of strings, got str"):
         file.strings("text")
@@ -102,6 +102,15 @@ def test_damaged_headers(tmp_path, content, error, named):
 def array_of_strings(*strings: bytes, count: int | None = None) -> bytes:
     head = struct.pack("<Q1sIIQ", 1, b"k", 9, 8, len(strings) if count is None else count)
     return head + b"".join(struct.pack("<Q", len(string)) + string for string in strings)
+
+
+@pytest.mark.parametrize("lengths", [(2**64 - 1,), (1, 2**64 - 1), (2**63, 0)])
+def test_lengths_beyond_the_file_are_refused(tmp_path, lengths):
+    path = tmp_path / "m.gguf"
+    array = struct.pack("<Q1sIIQ", 1, b"k", 9, 8, len(lengths))
+    path.write_bytes(header(3, 0, 1) + array + b"".join(struct.pack("<Q", n) + b"x" for n in lengths))
+    with pytest.raises(CorruptWeights, match="truncated"):
+        GgufFile(path)
 
 
 @pytest.mark.parametrize("strings", [(b"a", b"bc"), (b"a", b""), ()])

@@ -115,6 +115,6 @@ def _record(
         "threads": given.threads,
         "device": given.device,
         "quick": given.quick,
-        "limits before": limits,
+        "limits_before": limits,
         **asdict(measured),
     }

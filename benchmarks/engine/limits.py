@@ -2,7 +2,7 @@
 
 Measured like an engine, in a process of its own that stands still while engines run, and beside the runs that
 are to be compared with it: what a shared machine can do changes from minute to minute. Each figure is the
-best of many repetitions within a second or so.
+best of many repetitions within some seconds.
 """
 
 from __future__ import annotations

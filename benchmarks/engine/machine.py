@@ -59,11 +59,12 @@ def _measures(threads: int, hidden: int, inner: int) -> dict[str, Callable[[], f
 
         return multiply
 
-    numbers = torch.ones(_BUFFER_BYTES // 8, dtype=torch.int64)
-    floats = numbers.view(torch.float32)
-
     def bandwidth(num_threads: int) -> float:
         torch.set_num_threads(num_threads)
+        numbers = torch.ones(
+            _BUFFER_BYTES // 8, dtype=torch.int64
+        )  # engines need the memory when it is their turn
+        floats = numbers.view(torch.float32)
         reads: list[Callable[[], object]] = [numbers.sum, floats.sum, lambda: torch.dot(floats, floats)]
         return _BUFFER_BYTES / min(_best_time(read) for read in reads)
 

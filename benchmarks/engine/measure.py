@@ -38,9 +38,8 @@ class Measurement:
             session = self._workloads.session(name)
             shift = index % len(self._engines)
             first_tokens: dict[str, list[list[int]]] = {}
-            if self._machine is not None and index >= 0 and name in BESIDE:
-                limits = measure_limits(self._machine, BESIDE[name])
-                self.measured.limits.setdefault(name, []).append(limits)
+            if index >= 0:
+                self._measure_limits(name)
             for engine in self._engines[shift:] + self._engines[:shift]:
                 label = f"({name}) {'warm-up' if index < 0 else f'run {index + 1}/{runs}'}  {engine.name}"
                 answers = self._on_engine(name, session, engine, label)
@@ -48,6 +47,18 @@ class Measurement:
                     self._keep(session, engine.name, answers)
                     first_tokens[engine.name] = [_first_tokens(answer) for answer in answers]
             self._compare(session, first_tokens)
+
+    def _measure_limits(self, name: str) -> None:
+        if self._machine is None or name not in BESIDE:
+            return
+        try:
+            limits = measure_limits(self._machine, BESIDE[name])
+        except EngineFailed as error:
+            self._say(f"({name}) what the machine can do could not be measured: {error}")
+            self._machine = None
+            self.measured.limits.pop(name, None)  # a share is of all runs
+        else:
+            self.measured.limits.setdefault(name, []).append(limits)
 
     def _on_engine(
         self, name: str, session: Session, engine: EngineProcess, label: str

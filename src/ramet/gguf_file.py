@@ -12,7 +12,6 @@ import mmap
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -74,7 +73,8 @@ class GgufFile:
     Raises:
         ModelNotFound: the file cannot be opened or is not GGUF.
         UnsupportedModel: another version or byte order, a split file, or an unknown tensor type.
-        CorruptWeights: the file ends before its header or its tensors do.
+        CorruptWeights: the file ends before its header or its tensors do, or text in it is not UTF-8 (of an
+            array: when `strings` is called).
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,8 +165,7 @@ class GgufFile:
         value = self._value(key, None)
         if not isinstance(value, StringArray):
             raise self._wrong_type(key, "a list of strings", value)
-        text = partial(_text, self.path)
-        return [text(self._map[begin + 8 : end]) for begin, end in pairwise(value.offsets)]
+        return [_text(self.path, self._map[begin + 8 : end]) for begin, end in pairwise(value.offsets)]
 
     def numbers(self, key: str) -> NDArray[Any]:
         value = self._value(key, None)
@@ -181,7 +180,7 @@ class GgufFile:
         return value
 
     def _wrong_type(self, key: str, expected: str, value: GgufValue) -> CorruptWeights:
-        got = type(value).__name__
+        got = "a list of strings" if isinstance(value, StringArray) else type(value).__name__
         return CorruptWeights(f"{self.path}: metadata key {key!r} must be {expected}, got {got}")
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from engine.arguments import parse  # noqa: E402
 from engine.convert import hf_config  # noqa: E402
 from engine.engine_process import EngineFailed, EngineProcess, EngineSpec  # noqa: E402
+from engine.limits import limits_spec, measure_limits  # noqa: E402
 from engine.measure import Measurement  # noqa: E402
 from engine.model_facts import ModelFacts  # noqa: E402
 from engine.report import Measured, notes, shares  # noqa: E402
@@ -125,7 +126,7 @@ def test_figures_are_rates_or_times():
 
 def test_shares_are_of_what_matrices_and_memory_allowed_at_the_time():
     measured = Measured()
-    for seconds, slowness in ((1.0, 1), (2.0, 2), (9.0, 3)):
+    for seconds, slowness in ((1.0, 2), (2.0, 1), (9.0, 3)):
         measured.add("a", "Ramet", seconds)
         measured.add("b", "Ramet", seconds)
         measured.limits.setdefault("a", []).append({"int8": 800e9 / slowness, "bf16": 400e9 / slowness})
@@ -133,9 +134,9 @@ def test_shares_are_of_what_matrices_and_memory_allowed_at_the_time():
     facts = ModelFacts("m", 49_152, 576, 1536, layer_weights=100_000_000, decode_bytes=100_000_000)
     found = shares(measured, Workloads(49_152, random.Random(0)).figures, facts)
     assert found == {
-        "(a) of int8, 2,000 tok/s": {"Ramet": pytest.approx(16 * 1024 / 4000)},
-        "(a) of bf16, 1,000 tok/s": {"Ramet": pytest.approx(16 * 1024 / 2000)},
-        "(b) of memory read, 200 tok/s": {"Ramet": pytest.approx(256 / 400)},
+        "(a) of int8, 2,000 tok/s": {"Ramet": pytest.approx(16 * 1024 / 2 / 4000)},
+        "(a) of bf16, 1,000 tok/s": {"Ramet": pytest.approx(16 * 1024 / 2 / 2000)},
+        "(b) of memory read, 200 tok/s": {"Ramet": pytest.approx(256 / 2 / 400)},
     }
 
 
@@ -201,6 +202,44 @@ def test_engines_take_turns_and_one_that_fails_is_left_out(echo, tmp_path):
     assert runs == ["Ramet", "peer", "peer", "Ramet"]
     lines = notes(measured, workloads.figures, ["Ramet", "peer", "broken"])
     assert any("broken failed" in line for line in lines)
+
+
+# ---------------------------------------------------------------------------------------------- limits
+
+
+def test_a_machine_is_measured():
+    with EngineProcess(limits_spec(2, 64, 128), Path(os.devnull), timeout=120) as machine:
+        limits = measure_limits(machine, ["memory read", "bf16 of 32 rows"])
+        assert is_stopped(machine.pid)
+    assert list(limits) == ["memory read", "bf16 of 32 rows"]
+    assert all(rate > 0 for rate in limits.values())
+
+
+MACHINE = """
+import json, sys
+for answer in (None, [{"memory read": 2e9}], [{"memory read": 1e9}]):
+    sys.stdin.readline()
+    print(json.dumps({"ok": answer}), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(("runs", "found"), [(2, [2e9, 1e9]), (3, None)])
+def test_limits_are_measured_for_every_run_or_not_at_all(echo, tmp_path, runs, found):
+    said = []
+    machine = EngineProcess(
+        EngineSpec("machine", (sys.executable, "-c", MACHINE), {}), tmp_path / "m", timeout=30
+    )
+    with echo() as ours, machine:
+        measurement = Measurement(
+            [ours], Workloads(49_152, random.Random(0), Sizes(64)), said.append, machine
+        )
+        measurement.run("b", runs=runs, warm_ups=1)
+        measurement.run("c", runs=1, warm_ups=0)  # nothing bounds it
+    measured = measurement.measured
+    assert len(measured.seconds["b"]["Ramet"]) == runs
+    assert measured.limits == ({"b": [{"memory read": rate} for rate in found]} if found else {})
+    assert any("could not be measured" in line for line in said) == (found is None)
 
 
 # ---------------------------------------------------------------------------------------- command line

@@ -100,7 +100,7 @@ class Decoder:
     def populate_kv(self, piece: int) -> bool:
         """Have the system back a piece of the pool, 2 MB or less, with memory. May run beside steps.
 
-        The first slots of all layers come first. False if there is no such piece, or the system cannot.
+        Pieces come in the order of slots. False if there is no such piece, or the system cannot.
         """
 
     def forward(

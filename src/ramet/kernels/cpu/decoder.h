@@ -55,8 +55,8 @@ public:
     // cos and sin of every position: [num_positions][2][head_dim / 2]
     void set_rotary(const float* cos_sin, int64_t num_positions);
     void allocate_kv(int64_t num_slots);
-    // Has the system back a piece of the pool, 2 MB or less, with memory; the first slots of all layers and heads
-    // come first. May run beside steps. False if there is no such piece, or it cannot.
+    // Has the system back a piece of the pool, 2 MB or less, with memory; pieces come in the order of slots. May run
+    // beside steps. False if there is no such piece, or it cannot.
     bool populate_kv(int64_t piece) const;
     // Throws std::invalid_argument if a weight or the pool is missing or has the wrong size.
     void check_weights();

@@ -67,7 +67,7 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
             "the shapes of queries, keys, values, positions and out do not fit");
     const SegmentView segments =
         checked_segments({row_begin, row_end, first_position, slot_offsets, slots}, positions, num_slots);
-    const int64_t group = heads / kv_heads, stride = (dim + HEAD_ALIGN - 1) / HEAD_ALIGN * HEAD_ALIGN;
+    const int64_t group = heads / kv_heads, stride = round_up(dim, HEAD_ALIGN);
     const bool f32 = f32_pool || !kernels.native_bf16;
     const int64_t block_bytes = kv_heads * KV_BLOCK * KVLayer::bytes_of_record(stride, f32_pool);
     Buffer pool(size_t(round_up(num_slots, KV_BLOCK) / KV_BLOCK * block_bytes));

@@ -108,7 +108,10 @@ static void silu_multiply(const float* gate, const float* up, int64_t n, float* 
     auto gated = [&](F32 g, F32 u) { return g * reciprocal(one + exp2(zero() - max(least, g * log2e))) * u; };
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) store(out + i, gated(load(gate + i), load(up + i)));
-    if (i < n) store_first(out + i, gated(load_first(gate + i, int(n - i)), load_first(up + i, int(n - i))), int(n - i));
+    if (i < n) {
+        const int count = int(n - i);
+        store_first(out + i, gated(load_first(gate + i, count), load_first(up + i, count)), count);
+    }
 }
 
 // Row `id` of a packed matrix, in float32.

@@ -58,8 +58,8 @@ inline int64_t even(int64_t n) { return round_up(n, 2); }
 constexpr int64_t KV_BLOCK = 512;  // slots; with 32 a step of many contexts took 1 % longer
 
 // Keys and values of one layer. A pool is blocks of KV_BLOCK slots, a block the records of layer after layer, head
-// after head, slot after slot: what a head reads of a block lies together, and so does what a token writes, so that no
-// memory is touched beyond the blocks in use. A record is a key, and a value `stride` elements behind it.
+// after head, slot after slot: what a head reads of a block lies together, and so does what a token writes, so that
+// steps touch no memory beyond the blocks in use. A record is a key, and a value `stride` elements behind it.
 struct KVLayer {
     char* data;                // the layer's first record
     int64_t block_bytes;       // from one block to the next, over all layers
@@ -68,7 +68,7 @@ struct KVLayer {
 
     static constexpr int64_t bytes_of_record(int64_t stride, bool is_f32) { return 2 * stride * (is_f32 ? 4 : 2); }
     int64_t record_bytes() const { return bytes_of_record(stride, is_f32); }
-    char* record(int64_t head, uint32_t slot) const {
+    char* record(int64_t head, uint32_t slot) const {  // unsigned: quick to divide
         return data + (slot / KV_BLOCK) * block_bytes + (head * KV_BLOCK + slot % KV_BLOCK) * record_bytes();
     }
 };
