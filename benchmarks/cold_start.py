@@ -1,8 +1,7 @@
 """How long a fresh process takes to the first token: `python benchmarks/cold_start.py [MODEL]`.
 
-Counted from where Python is up, for its own start is not ours. Each run is a process of its own; one before
-them, not counted, brings the files into the page cache and compiles Python's modules, as an
-installation does.
+Counted from where Python is up, for its own start is not ours. Each run is a process of its own; one more
+before them, not counted, fills the page cache and compiles Python's modules, as an installation does.
 """
 
 from __future__ import annotations
