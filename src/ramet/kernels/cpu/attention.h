@@ -1,146 +1,24 @@
 // Tree attention: queries of neighbouring rows against the chunks of positions they share. Included by isa.cpp.
 //
-// For one KV head, the keys and values of a segment (at most CHUNK positions) are read and laid out for the
-// vector units once, then multiplied with the queries of all its rows: query heads of a group count as further
-// rows. Chunks are folded into a running softmax in order of position (arXiv 2205.14135), over SPAN positions
-// at a time, and spans are folded into the total in the same way. So the sum of a row has one order, whether
-// one thread walks its whole context or several take spans of it, and whatever rows stand beside it.
+// For one KV head, the keys and values of a segment (at most CHUNK positions) are read once and multiplied with the
+// queries of all its rows: query heads of a group count as further rows. Where they fill vectors, each query is a lane
+// (attention_lanes.h), else a row (attention_rows.h), with the same bits. Chunks are folded into a running softmax in
+// order of position (arXiv 2205.14135), over SPAN positions at a time, and spans are folded into the total in the same
+// way. So the sum of a row has one order, whether one thread walks its whole context or several take spans of it, and
+// whatever rows stand beside it.
 #pragma once
 
-#include "simd.h"
-#include "types.h"
+#include "attention_lanes.h"
+#include "attention_rows.h"
 
 namespace ramet {
 namespace RAMET_ISA {
-
-#if defined(RAMET_SIMD_AVX512)
-constexpr int QUERY_TILE = 6;
-#elif defined(RAMET_SIMD_AVX2)
-constexpr int QUERY_TILE = 2;
-#else
-constexpr int QUERY_TILE = 1;
-#endif
-constexpr int QUERY_BATCH = 12;  // a multiple of the tiles
-constexpr int CHUNK_VECTORS = CHUNK / LANES;
-alignas(64) static const float NO_RECORD[2 * 512] = {};  // stands behind the last of a chunk, in whole vectors
-constexpr float NOTHING = -1e30f;  // the score of a key that may not be seen: finite, so that differences are
-
-// ---- how numbers are multiplied: one float at a time, or pairs of bf16
-
-struct FloatMath {
-    using Element = float;
-    static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
-    RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
-    RAMET_INLINE F32 exponential(F32 x) { return exp2(x); }
-    RAMET_INLINE void put(float* to, F32 x) { store(to, x); }
-};
-
-#if defined(RAMET_NATIVE_BF16)
-struct PairMath {
-    using Element = uint16_t;
-    static constexpr int PER_STEP = 2;
-    RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
-        return dot2(acc, load_bytes(b), broadcast4(a));
-    }
-    RAMET_INLINE F32 exponential(F32 x) { return exp2_rough(x); }
-    RAMET_INLINE void put(uint16_t* to, F32 x) { store_bf16(to, x); }
-};
-#endif
-
-// The records of the chunk after the one at work, asked for a few at a time: all at once would fill the queues to
-// memory and then leave it idle.
-struct Ahead {
-    KVLayer kv;
-    int64_t head;
-    const int32_t* slots;
-    int left;
-    void ask(int count) {
-        for (; count > 0 && left > 0; --count, --left, ++slots) {
-            const char* record = kv.record(head, *slots);
-            for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 0, 3);
-        }
-    }
-};
-
-// ---- laying out a chunk: keys as [stride / PER_STEP][CHUNK][PER_STEP], values as [CHUNK / PER_STEP][stride][PER_STEP].
-// ---- Of `rows` there are whole vectors.
-
-template <class Math>
-struct ChunkLayout;
-
-template <>
-struct ChunkLayout<FloatMath> {
-    static void keys(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
-        const int64_t elements_per_word = is_f32 ? 1 : 2;
-        for (int first = 0; first < count; first += LANES) {
-            for (int64_t d = 0; d < stride; d += LANES * elements_per_word) {
-                const void* in[LANES];
-                for (int i = 0; i < LANES; ++i)
-                    in[i] = static_cast<const char*>(rows[first + i]) + d / elements_per_word * 4;
-                if (is_f32) {
-                    transpose16(in, out + d * CHUNK + first, CHUNK * int64_t(sizeof(float)));
-                    continue;
-                }
-                alignas(64) uint32_t pairs[LANES * LANES];
-                transpose16(in, pairs, LANES * 4);
-                for (int i = 0; i < LANES; ++i) {
-                    Bytes pair = load_bytes(pairs + i * LANES);
-                    store(out + (d + 2 * i) * CHUNK + first, low_bf16(pair));
-                    store(out + (d + 2 * i + 1) * CHUNK + first, high_bf16(pair));
-                }
-            }
-            ahead.ask(LANES / 2);
-        }
-    }
-    static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
-        for (int i = 0; i < count; ++i) {
-            for (int64_t d = 0; d < stride; d += LANES) {
-                // A value stands `stride` elements behind its key
-                F32 value = is_f32 ? load(static_cast<const float*>(rows[i]) + stride + d)
-                                   : load_bf16(static_cast<const uint16_t*>(rows[i]) + stride + d);
-                store(out + i * stride + d, value);
-            }
-            ahead.ask(1);
-        }
-    }
-};
-
-#if defined(RAMET_NATIVE_BF16)
-template <>
-struct ChunkLayout<PairMath> {
-    static void keys(const void* const* rows, int count, int64_t stride, bool, uint16_t* out, Ahead& ahead) {
-        for (int first = 0; first < count; first += LANES) {
-            for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
-                const void* in[LANES];
-                for (int i = 0; i < LANES; ++i)
-                    in[i] = static_cast<const uint16_t*>(rows[first + i]) + d;
-                transpose16(in, out + d * CHUNK + first * 2, CHUNK * 4);
-            }
-            ahead.ask(LANES / 2);
-        }
-    }
-    static void values(const void* const* rows, int count, int64_t stride, bool, uint16_t* out, Ahead& ahead) {
-        for (int i = 0; i < count; i += 2) {
-            for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
-                auto* first = static_cast<const uint16_t*>(rows[i]) + stride + d;
-                auto* second = static_cast<const uint16_t*>(rows[i + 1]) + stride + d;
-                interleave16(first, second, out + i * stride + d * 2);
-            }
-            ahead.ask(1);
-        }
-    }
-};
-#endif
 
 // ---- the running softmax of one query: `stride` values, then, while a span is at work, LANES parts of the total, and
 // ---- once it is closed, the peak and the total
 
 RAMET_INLINE float& peak_of(float* record, int64_t stride) { return record[stride]; }
 RAMET_INLINE float& total_of(float* record, int64_t stride) { return record[stride + 1]; }
-
-RAMET_INLINE void open(float* record, int64_t stride) {
-    for (int64_t d = 0; d <= stride; d += LANES) store(record + d, zero());
-}
 
 RAMET_INLINE void close(float* record, int64_t stride, float peak) {
     const float total = sum(load(record + stride));
@@ -149,7 +27,7 @@ RAMET_INLINE void close(float* record, int64_t stride, float peak) {
 }
 
 RAMET_INLINE void clear(float* record, int64_t stride) {
-    open(record, stride);
+    for (int64_t d = 0; d <= stride; d += LANES) store(record + d, zero());
     peak_of(record, stride) = NOTHING;
 }
 
@@ -180,257 +58,217 @@ static void write_out(const AttentionShape& shape, int64_t stride, int64_t kv_he
     if (d < shape.head_dim) store_first(to + d, load(record + d) / total, int(shape.head_dim - d));
 }
 
-// ---- the arithmetic of a tile: R queries against one chunk
+// How the records of LANES queries are kept at the moment: one after the other, or transposed.
+enum class Form : uint8_t { empty, rows, lanes };
 
+// One unit of work, walked through segment by segment.
 template <class Math>
-struct Chunk {
-    const typename Math::Element* keys;
-    const typename Math::Element* values;
-};
-
-// A query's scores of a chunk, and its weights, stand CHUNK apart. `most` gets the largest score of each lane.
-template <class Math, int R, int V>
-static inline __attribute__((always_inline)) void score(const typename Math::Element* queries, int64_t stride,
-                                                        const Chunk<Math>& chunk, float* scores, float* most) {
-    constexpr int P = Math::PER_STEP;
-    F32 acc[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] = zero();
-    for (int64_t d = 0; d < stride; d += P) {
-        const typename Math::Element* keys = chunk.keys + d * CHUNK;
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < V; ++v)
-                acc[r][v] = Math::multiply(acc[r][v], keys + v * LANES * P, queries + r * stride + d);
-    }
-    for (int r = 0; r < R; ++r) {
-        F32 largest = acc[r][0];
-        for (int v = 1; v < V; ++v) largest = max(acc[r][v], largest);
-        store(most + r * LANES, largest);
-        for (int v = 0; v < V; ++v) store(scores + r * CHUNK + v * LANES, acc[r][v]);
-    }
-}
-
-// From scores to weights; their sum joins the parts of the total, of which `keep` is kept.
-template <class Math, int V>
-RAMET_INLINE void soften(const float* scores, float peak, float keep, float* total, typename Math::Element* weights) {
-    const F32 peak_all = set1(peak);
-    F32 weight[V];
-    for (int v = 0; v < V; ++v) weight[v] = Math::exponential(load(scores + v * LANES) - peak_all);
-    F32 sum = weight[0];
-    for (int v = 1; v < V; ++v) sum = sum + weight[v];
-    store(total, fma(load(total), set1(keep), sum));
-    for (int v = 0; v < V; ++v) Math::put(weights + v * LANES, weight[v]);
-}
-
-template <class Math, int R, int V>
-static inline __attribute__((always_inline)) void weigh(const typename Math::Element* weights, const Chunk<Math>& chunk,
-                                                        int64_t steps, int64_t stride, int64_t d, const float* keep, float* records,
-                                                        int64_t record_floats) {
-    constexpr int P = Math::PER_STEP;
-    F32 acc[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] = load(records + r * record_floats + d + v * LANES) * set1(keep[r]);
-    for (int64_t i = 0; i < steps; ++i) {
-        const typename Math::Element* values = chunk.values + (i * stride + d) * P;
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < V; ++v)
-                acc[r][v] = Math::multiply(acc[r][v], values + v * LANES * P, weights + r * CHUNK + i * P);
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);
-}
-
-template <int R>
-struct Tile {
-    static constexpr int rows = R;
-};
-
-template <class Do>
-RAMET_INLINE void for_tiles(int count, const Do& each) {
-    int q = 0;
-    for (; count - q >= QUERY_TILE; q += QUERY_TILE) each(Tile<QUERY_TILE>{}, q);
-    if constexpr (QUERY_TILE > 3)
-        for (; count - q >= 3; q += 3) each(Tile<3>{}, q);
-    if constexpr (QUERY_TILE > 2)
-        for (; count - q >= 2; q += 2) each(Tile<2>{}, q);
-    for (; q < count; ++q) each(Tile<1>{}, q);
-}
-
-// Calls each(Vectors<V>{}) with the V vectors that the keys up to `last` of a chunk take.
-template <int V>
-struct Vectors {
-    static constexpr int count = V;
-};
-
-template <class Do>
-RAMET_INLINE void for_vectors(int last, const Do& each) {
-    switch (last / LANES) {
-        case 0: each(Vectors<1>{}); break;
-        case 1: each(Vectors<2>{}); break;
-        case 2: each(Vectors<3>{}); break;
-        default: each(Vectors<CHUNK_VECTORS>{});
-    }
-}
-
-// Up to QUERY_BATCH queries against a chunk; `last_key[q]` is the last key query q may see, `peaks[q]` its largest score
-// so far (there are LANES of them, whatever the count). All scores first, then all weights, then all sums: each stretch
-// has enough queries that none waits for another.
-template <class Math>
-static void attend_batch(const typename Math::Element* queries, int count, int64_t stride, const Chunk<Math>& chunk,
-                         const int* last_key, float* peaks, float* records, int64_t record_floats, Ahead& ahead,
-                         int ask) {
-    alignas(64) float scores[QUERY_BATCH * CHUNK], most[LANES * LANES];
-    int tile_last[QUERY_BATCH];  // keys that no query of a tile may see would only add zeros to it
-    for_tiles(count, [&](auto tile, int q) {
-        constexpr int R = decltype(tile)::rows;
-        int last = 0;
-        for (int r = 0; r < R; ++r) last = last_key[q + r] > last ? last_key[q + r] : last;
-        for (int r = 0; r < R; ++r) tile_last[q + r] = last;
-        for_vectors(last, [&](auto vectors) {
-            score<Math, R, decltype(vectors)::count>(queries + q * stride, stride, chunk, scores + q * CHUNK,
-                                                     most + q * LANES);
-        });
-        ahead.ask(ask);
-    });
-
-    for (int q = 0; q < count; ++q) {  // keys that a query may not see
-        const int num_vectors = tile_last[q] / LANES + 1;
-        if (last_key[q] == num_vectors * LANES - 1) continue;
-        F32 largest = set1(NOTHING);
-        for (int v = 0; v < num_vectors; ++v) {
-            float* at = scores + q * CHUNK + v * LANES;
-            store(at, replace_from(load(at), last_key[q] + 1 - v * LANES, set1(NOTHING)));
-            largest = max(load(at), largest);
-        }
-        store(most + q * LANES, largest);
-    }
-    for (int q = count; q < LANES; ++q) store(most + q * LANES, set1(NOTHING));  // the peaks behind stay as they are
-    alignas(64) float peak[LANES], keep[LANES];
-    const F32 old = load(peaks), now = max(maxima16(most), old);
-    store(peak, now);
-    store(keep, exp2_rough(old - now));
-    store(peaks, now);
-
-    alignas(64) typename Math::Element weights[QUERY_BATCH * CHUNK];
-    for (int q = 0; q < count; ++q)
-        for_vectors(tile_last[q], [&](auto vectors) {
-            soften<Math, decltype(vectors)::count>(scores + q * CHUNK, peak[q], keep[q],
-                                                   records + q * record_floats + stride, weights + q * CHUNK);
-        });
-
-    for_tiles(count, [&](auto tile, int q) {
-        constexpr int R = decltype(tile)::rows;
-        const int64_t steps = tile_last[q] / Math::PER_STEP + 1;
-        float* to = records + q * record_floats;
-        int64_t d = 0;
-        for (; d + 4 * LANES <= stride; d += 4 * LANES)
-            weigh<Math, R, 4>(weights + q * CHUNK, chunk, steps, stride, d, keep + q, to, record_floats);
-        for (; d < stride; d += 2 * LANES)
-            weigh<Math, R, 2>(weights + q * CHUNK, chunk, steps, stride, d, keep + q, to, record_floats);
-        ahead.ask(ask);
-    });
-}
-
-template <class Math>
-static void attend_unit(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan,
-                        const AttentionUnit& unit, void* scratch) {
+class UnitWalk {
     using Element = typename Math::Element;
-    const int64_t stride = kv.stride, group = shape.group, record_floats = partial_floats(stride);
-    const int64_t num_queries = (unit.row_end - unit.row_begin) * group;
-    auto* keys = static_cast<Element*>(scratch);
-    Element* values = keys + CHUNK * stride;
-    auto* totals = reinterpret_cast<float*>(values + CHUNK * stride);
-    float* spans = totals + ATTENTION_ROWS * group * record_floats;
-    float* peaks = spans + ATTENTION_ROWS * group * record_floats;
-    const auto* queries = static_cast<const Element*>(shape.queries) +
-                          (unit.kv_head * shape.num_rows + unit.row_begin) * group * stride;
-    if (!unit.partials)
-        for (int64_t q = 0; q < num_queries; ++q) clear(totals + q * record_floats, stride);
 
-    int64_t span = -1, num_spans_done = 0;
-    float* current = spans;
-    auto end_span = [&] {
-        for (int64_t q = 0; q < num_queries; ++q) close(current + q * record_floats, stride, peaks[q]);
-        if (unit.partials) {
-            ++num_spans_done;
+public:
+    UnitWalk(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan, const AttentionUnit& unit,
+             void* scratch)
+        : shape_(shape), kv_(kv), plan_(plan), unit_(unit), stride_(kv.stride), record_floats_(partial_floats(stride_)),
+          num_queries_((unit.row_end - unit.row_begin) * shape.group), num_vectors_(round_up(num_queries_, LANES) / LANES) {
+        const int64_t most = ATTENTION_ROWS * shape.group;  // a multiple of LANES
+        keys_ = static_cast<Element*>(scratch);
+        values_ = keys_ + CHUNK * stride_;
+        lane_queries_ = values_ + CHUNK * stride_;
+        totals_ = reinterpret_cast<float*>(lane_queries_ + most * stride_);
+        rows_ = totals_ + most * record_floats_;
+        lanes_ = rows_ + most * record_floats_;
+        peaks_ = lanes_ + most * record_floats_;
+        forms_ = reinterpret_cast<Form*>(peaks_ + most + LANES);
+        has_lane_queries_ = reinterpret_cast<bool*>(forms_ + most / LANES);
+        queries_ = static_cast<const Element*>(shape.queries) +
+                   (unit.kv_head * shape.num_rows + unit.row_begin) * shape.group * stride_;
+    }
+
+    void run() {
+        if (!unit_.partials)
+            for (int64_t q = 0; q < num_queries_; ++q) clear(totals_ + q * record_floats_, stride_);
+        std::memset(has_lane_queries_, 0, size_t(num_vectors_));
+        int64_t span = -1;
+        for (int64_t index = 0; index < unit_.num_segments; ++index) {
+            const int64_t now = plan_.first_position[unit_.segments[index]] / SPAN;
+            if (now != span) {
+                if (span >= 0) end_span();
+                span = now;
+                begin_span();
+            }
+            attend_segment(index);
+        }
+        if (span >= 0) end_span();
+        if (unit_.partials) return;
+        for (int64_t q = 0; q < num_queries_; ++q)
+            write_out(shape_, stride_, unit_.kv_head, unit_.row_begin * shape_.group + q, totals_ + q * record_floats_);
+    }
+
+private:
+    void begin_span() {
+        std::memset(forms_, int(Form::empty), size_t(num_vectors_));
+        for (int64_t v = 0; v < num_vectors_; ++v) store(peaks_ + v * LANES, set1(NOTHING));
+    }
+
+    void end_span() {
+        for (int64_t v = 0; v < num_vectors_; ++v) keep_as(Form::rows, v);
+        for (int64_t q = 0; q < num_queries_; ++q) close(rows_ + q * record_floats_, stride_, peaks_[q]);
+        if (unit_.partials) {
+            const int64_t floats = num_queries_ * record_floats_;
+            std::memcpy(unit_.partials + num_spans_done_++ * floats, rows_, size_t(floats) * sizeof(float));
             return;
         }
-        for (int64_t q = 0; q < num_queries; ++q) fold(totals + q * record_floats, spans + q * record_floats, stride);
-    };
-    for (int64_t index = 0; index < unit.num_segments; ++index) {
-        const int32_t segment = unit.segments[index];
-        const int64_t first = plan.first_position[segment];
-        if (first / SPAN != span) {
-            if (span >= 0) end_span();
-            span = first / SPAN;
-            if (unit.partials) current = unit.partials + num_spans_done * num_queries * record_floats;
-            for (int64_t q = 0; q < num_queries; ++q) {
-                open(current + q * record_floats, stride);
-                peaks[q] = NOTHING;
-            }
-        }
-        int64_t begin = plan.row_begin[segment], end = plan.row_end[segment];
-        begin = begin > unit.row_begin ? begin : unit.row_begin;
-        end = end < unit.row_end ? end : unit.row_end;
-        const int32_t* slots = plan.slots + plan.slot_offsets[segment];
-        const int length = plan.slot_offsets[segment + 1] - plan.slot_offsets[segment];
+        for (int64_t q = 0; q < num_queries_; ++q)
+            fold(totals_ + q * record_floats_, rows_ + q * record_floats_, stride_);
+    }
+
+    void keep_as(Form form, int64_t vector) {
+        const int64_t at = vector * LANES * record_floats_;
+        if (forms_[vector] == form) return;
+        if (forms_[vector] == Form::empty)
+            std::memset((form == Form::rows ? rows_ : lanes_) + at, 0, size_t(LANES * record_floats_) * sizeof(float));
+        else if (form == Form::rows)
+            to_rows(lanes_ + at, record_floats_, record_floats_, rows_ + at);
+        else
+            to_lanes(rows_ + at, record_floats_, record_floats_, lanes_ + at);
+        forms_[vector] = form;
+    }
+
+    void attend_segment(int64_t index) {
+        const int32_t segment = unit_.segments[index];
+        const int64_t first = plan_.first_position[segment], group = shape_.group;
+        int64_t begin = plan_.row_begin[segment], end = plan_.row_end[segment];
+        begin = begin > unit_.row_begin ? begin : unit_.row_begin;
+        end = end < unit_.row_end ? end : unit_.row_end;
+        const int32_t* slots = plan_.slots + plan_.slot_offsets[segment];
+        const int length = plan_.slot_offsets[segment + 1] - plan_.slot_offsets[segment];
         int count = 0;  // keys that any row of this unit may see
         for (int64_t row = begin; row < end; ++row) {
-            int64_t seen = plan.positions[row] - first + 1;
+            int64_t seen = plan_.positions[row] - first + 1;
             if (seen > count) count = seen < length ? int(seen) : length;
         }
         const void* rows[CHUNK];
-        for (int i = 0; i < count; ++i) rows[i] = kv.record(unit.kv_head, slots[i]);
+        for (int i = 0; i < count; ++i) rows[i] = kv_.record(unit_.kv_head, slots[i]);
         for (int i = count; i % LANES != 0; ++i) rows[i] = NO_RECORD;
-        Ahead ahead{kv, unit.kv_head, nullptr, 0};
-        if (index + 1 < unit.num_segments) {
-            const int32_t next = unit.segments[index + 1];
-            ahead.slots = plan.slots + plan.slot_offsets[next];
-            ahead.left = plan.slot_offsets[next + 1] - plan.slot_offsets[next];
+        Ahead ahead{kv_, unit_.kv_head, nullptr, 0};
+        if (index + 1 < unit_.num_segments) {
+            const int32_t next = unit_.segments[index + 1];
+            ahead.slots = plan_.slots + plan_.slot_offsets[next];
+            ahead.left = plan_.slot_offsets[next + 1] - plan_.slot_offsets[next];
         }
+        const int64_t q_begin = (begin - unit_.row_begin) * group, q_end = (end - unit_.row_begin) * group;
+        const int64_t used = q_end - q_begin, taken = round_up(q_end, LANES) - q_begin / LANES * LANES;
+        if (taken - used <= SPARE_LANES)
+            attend_in_lanes(rows, count, first, q_begin, q_end, ahead);
+        else
+            attend_in_rows(rows, count, first, q_begin, q_end, ahead);
+    }
+
+    // The last keys that queries may see, in order.
+    struct LastKeys {
+        const int32_t* position;
+        int64_t first, group, head;
+        int most;
+        int next() {
+            const int64_t last = *position - first;
+            if (++head == group) head = 0, ++position;  // counted, for a division takes as long as a vector's softmax
+            return last < most ? int(last) : most;
+        }
+    };
+
+    void attend_in_rows(const void* const* rows, int count, int64_t first, int64_t q_begin, int64_t q_end, Ahead& ahead) {
         // With many queries the memory has time while they are multiplied, with few only while the chunk is laid out
-        const int64_t num_tiles = ((end - begin) * group + QUERY_TILE - 1) / QUERY_TILE;
+        const int64_t num_tiles = (q_end - q_begin + QUERY_TILE - 1) / QUERY_TILE;
         const bool many = num_tiles >= 4;
         Ahead idle{};
-        ChunkLayout<Math>::keys(rows, count, stride, kv.is_f32, keys, many ? idle : ahead);
-        ChunkLayout<Math>::values(rows, count, stride, kv.is_f32, values, many ? idle : ahead);
+        ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_, many ? idle : ahead);
+        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, many ? idle : ahead);
         const int ask = many ? int(CHUNK / (2 * num_tiles) + 1) : CHUNK;
-        Chunk<Math> chunk{keys, values};
-
-        const int64_t q_end = (end - unit.row_begin) * group;
-        int64_t row = begin, head = 0;  // of the query: counted, for a division takes as long as a vector's softmax
-        for (int64_t q = (begin - unit.row_begin) * group; q < q_end; q += QUERY_BATCH) {
+        for (int64_t v = q_begin / LANES; v * LANES < q_end; ++v) keep_as(Form::rows, v);
+        LastKeys last_keys{plan_.positions + unit_.row_begin + q_begin / shape_.group, first, shape_.group, 0, count - 1};
+        for (int64_t q = q_begin; q < q_end; q += QUERY_BATCH) {
             const int batch = q_end - q < QUERY_BATCH ? int(q_end - q) : QUERY_BATCH;
             int last_key[QUERY_BATCH];
-            for (int i = 0; i < batch; ++i) {
-                const int64_t last = plan.positions[row] - first;
-                last_key[i] = last < count - 1 ? int(last) : count - 1;
-                if (++head == group) head = 0, ++row;
-            }
-            attend_batch<Math>(queries + q * stride, batch, stride, chunk, last_key, peaks + q,
-                               current + q * record_floats, record_floats, ahead, ask);
+            for (int i = 0; i < batch; ++i) last_key[i] = last_keys.next();
+            attend_batch<Math>(queries_ + q * stride_, batch, stride_, {keys_, values_}, last_key, peaks_ + q,
+                               rows_ + q * record_floats_, record_floats_, ahead, ask);
         }
     }
-    if (span >= 0) end_span();
-    if (unit.partials) return;
-    for (int64_t q = 0; q < num_queries; ++q)
-        write_out(shape, stride, unit.kv_head, unit.row_begin * group + q, totals + q * record_floats);
-}
+
+    void attend_in_lanes(const void* const* rows, int count, int64_t first, int64_t q_begin, int64_t q_end, Ahead& ahead) {
+        const int64_t vectors_begin = q_begin / LANES, vectors_end = round_up(q_end, LANES) / LANES;
+        const int64_t num_batches = (vectors_end - vectors_begin + LANE_VECTORS - 1) / LANE_VECTORS;
+        Ahead idle{};
+        const KeyTiles<Math> keys(rows, count, stride_, kv_, keys_);
+        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, idle);
+        const int ask = int(CHUNK / (num_batches * 2 * CHUNK / KEY_TILE) + 1);
+        LastKeys last_keys{plan_.positions + unit_.row_begin + q_begin / shape_.group, first, shape_.group, 0, count - 1};
+        for (int64_t v = vectors_begin; v < vectors_end; v += LANE_VECTORS) {
+            const int num = vectors_end - v < LANE_VECTORS ? int(vectors_end - v) : LANE_VECTORS;
+            float last_key[LANE_VECTORS * LANES];
+            int least = CHUNK, most = 0;
+            for (int i = 0; i < num * LANES; ++i) {
+                const int64_t q = v * LANES + i;
+                const int last = q < q_begin || q >= q_end ? -1 : last_keys.next();
+                last_key[i] = float(last);
+                least = last < least ? last : least;
+                most = last > most ? last : most;
+            }
+            for (int i = 0; i < num; ++i) {
+                keep_as(Form::lanes, v + i);
+                bring_queries(v + i);
+            }
+            const LaneQueries<Math> q{lane_queries_ + v * LANES * stride_, lanes_ + v * LANES * record_floats_,
+                                      peaks_ + v * LANES, last_key, most, least == most && (most + 1) % LANES == 0};
+            if (num == 1) attend_lanes<Math, 1>(q, stride_, keys, values_, ahead, ask);
+            if constexpr (LANE_VECTORS > 1)
+                if (num == 2) attend_lanes<Math, 2>(q, stride_, keys, values_, ahead, ask);
+            if constexpr (LANE_VECTORS > 2)
+                if (num == 3) attend_lanes<Math, 3>(q, stride_, keys, values_, ahead, ask);
+        }
+    }
+
+    void bring_queries(int64_t vector) {
+        if (has_lane_queries_[vector]) return;
+        has_lane_queries_[vector] = true;
+        for (int64_t d = 0; d < stride_; d += LANES * Math::PER_STEP) {
+            const void* in[LANES];
+            for (int i = 0; i < LANES; ++i) {
+                const int64_t q = vector * LANES + i;
+                in[i] = q < num_queries_ ? static_cast<const void*>(queries_ + q * stride_ + d) : NO_RECORD;
+            }
+            transpose16(in, lane_queries_ + (vector * stride_ + d) * LANES, LANES * int64_t(sizeof(float)));
+        }
+    }
+
+    const AttentionShape& shape_;
+    const KVLayer& kv_;
+    const SegmentView& plan_;
+    const AttentionUnit& unit_;
+    const int64_t stride_, record_floats_, num_queries_, num_vectors_;
+    const Element* queries_;
+    Element *keys_, *values_, *lane_queries_;
+    float *totals_, *rows_, *lanes_, *peaks_;
+    Form* forms_;             // [num_vectors_]
+    bool* has_lane_queries_;  // [num_vectors_]
+    int64_t num_spans_done_ = 0;
+};
 
 static void attend(const AttentionShape& shape, const KVLayer& kv, const SegmentView& plan, const AttentionUnit& unit,
                    void* scratch) {
 #if defined(RAMET_NATIVE_BF16)
     if (!shape.f32) {
-        attend_unit<PairMath>(shape, kv, plan, unit, scratch);
+        UnitWalk<PairMath>(shape, kv, plan, unit, scratch).run();
         return;
     }
 #endif
-    attend_unit<FloatMath>(shape, kv, plan, unit, scratch);
+    UnitWalk<FloatMath>(shape, kv, plan, unit, scratch).run();
 }
 
 static int64_t attend_scratch(int64_t stride, int64_t group) {
     const int64_t queries = ATTENTION_ROWS * group;
-    return (2 * CHUNK * stride + queries * (2 * partial_floats(stride) + 1) + LANES) * int64_t(sizeof(float));
+    return (2 * CHUNK * stride + queries * (3 * partial_floats(stride) + stride + 2) + 2 * LANES) * int64_t(sizeof(float));
 }
 
 static void merge(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t row, const float* partials,

@@ -184,7 +184,18 @@ RAMET_INLINE void store_bf16(uint16_t* p, F32 a) {
 #endif
 }
 
+#if defined(RAMET_NATIVE_BF16)
+// (first[0] second[0] first[1] second[1] ...)
+RAMET_INLINE void store_bf16_pairs(uint16_t* p, F32 first, F32 second) {
+    alignas(64) static const uint16_t order[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second.v, first.v);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
+}
+#endif
+
 RAMET_INLINE Bytes load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+RAMET_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
 RAMET_INLINE Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 RAMET_INLINE Bytes high_nibbles(Bytes a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
