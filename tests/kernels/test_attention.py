@@ -238,6 +238,24 @@ def test_a_rows_bits_do_not_depend_on_company_place_or_slots(isa, float32, heads
 
 @each_isa
 @each_pool
+@pytest.mark.parametrize("num_branches", [1, 5, 15, 31, 47])
+def test_a_branch_has_the_bits_it_has_alone(isa, float32, num_branches):
+    """However many share a prefix: few are multiplied one by one, many at a time, and here in turns."""
+    keys, values = pool(4, 32)
+    free = iter(np.random.default_rng(num_branches).permutation(NUM_SLOTS).tolist())
+    shared = [next(free) for _ in range(150)]
+    contexts = [[next(free) for _ in range(170)]]  # of a stranger beside them, over the same positions
+    contexts += [shared + [next(free) for _ in range(1 + index % 9)] for index in range(num_branches)]
+    steps = [Step(Sequence([0] * len(slots), slots), len(slots) - 1, len(slots)) for slots in contexts]
+    queries = queries_of(steps, 4, 32)
+    together = attend(isa, model_input(steps), queries, keys, values, float32)
+    for row, step in enumerate(steps):
+        alone = attend(isa, model_input([step]), queries[row : row + 1], keys, values, float32)
+        assert np.array_equal(together[row], alone[0]), f"row {row}"
+
+
+@each_isa
+@each_pool
 def test_many_rows_share_one_prefix(isa, float32):
     """200 branches of one or two rows each over 130 shared positions: more than one block of rows."""
     shared = list(range(130))
