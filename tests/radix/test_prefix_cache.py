@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from ramet.radix import Path, PrefixCache, span_of
+from ramet.radix import Path, PrefixCache
 
 
 def ids(*tokens):
@@ -29,7 +29,7 @@ def slots_of(path: Path) -> list[int]:
     slots: list[int] = []
     node = path.tail
     while not node.is_root:
-        slots = [*span_of(node).slots.tolist(), *slots]
+        slots = [*node.payload.slots.view.tolist(), *slots]
         node = node.parent
     return slots
 
@@ -156,7 +156,7 @@ class CacheMachine(RuleBasedStateMachine):
             node = node.parent
         end = int(share * path.length)
         for node in reversed(nodes):
-            done = max(span_of(node).num_computed, min(len(node), end - node.start))
+            done = max(node.payload.num_computed, min(len(node), end - node.start))
             self.cache.mark_computed(node, max(done, 0))
 
     @rule(path=consumes(paths))

@@ -33,6 +33,23 @@ def test_every_free_slot_can_be_had_and_none_is_handed_out_twice(
         assert set(slots.free_slots().tolist()) == set(range(num_slots)) - held
 
 
+@given(
+    num_slots=st.integers(1, 3 * RUN_SLOTS),
+    held_back=st.sets(st.integers(0, 3 * RUN_SLOTS - 1)),
+    choices=st.lists(st.integers(0, 10**6), min_size=1, max_size=60),
+)
+def test_one_slot_is_handed_out_like_several(num_slots: int, held_back: set[int], choices: list[int]) -> None:
+    first, second = SlotAllocator(num_slots), SlotAllocator(num_slots)
+    freed = np.array([slot for slot in range(num_slots) if slot not in held_back], dtype=np.int32)
+    for slots in (first, second):
+        slots.allocate(num_slots)
+        slots.free(freed)
+    for choice in choices[: len(freed)]:
+        after = choice % (num_slots + 1) - 1
+        assert [first.allocate_one(after)] == second.allocate(1, after).tolist()
+        assert first.num_free == second.num_free == len(first.free_slots())
+
+
 def test_a_prompt_lies_in_one_piece() -> None:
     slots = SlotAllocator(20 * RUN_SLOTS)
     slots.allocate(3)

@@ -14,7 +14,7 @@ from ramet.radix import Node, RadixTree
 class Letters:
     """A payload that spells out what it stands for, so that every cut can be checked."""
 
-    def __init__(self, tokens):
+    def __init__(self, tokens=()):
         self.tokens = list(tokens)
 
     def split(self, index):
@@ -39,7 +39,7 @@ def insert(tree: RadixTree[Letters], text: str, namespace: str = "") -> Node[Let
 
 
 def test_a_shared_prefix_is_stored_once():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     insert(tree, "romane")
     insert(tree, "romanus")
     insert(tree, "romulus")
@@ -50,7 +50,7 @@ def test_a_shared_prefix_is_stored_once():
 
 
 def test_matching_changes_nothing():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     insert(tree, "romane")
     assert tree.match(key("romulus")).length == 3
     assert tree.match(key("romulus"), "elsewhere").length == 0
@@ -59,14 +59,14 @@ def test_matching_changes_nothing():
 
 
 def test_namespaces_never_meet():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     insert(tree, "secret", "tenant a")
     assert tree.match(key("secret"), "tenant b").length == 0
     assert tree.match(key("secret"), "tenant a").length == 6
 
 
 def test_a_split_keeps_the_identity_of_the_lower_part():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     tail = insert(tree, "romane")
     insert(tree, "romulus")
     assert tail.end == 6
@@ -74,7 +74,7 @@ def test_a_split_keeps_the_identity_of_the_lower_part():
 
 
 def test_eviction_takes_the_leaf_used_longest_ago_first():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     old, new = insert(tree, "aaaa"), insert(tree, "bbbb")
     tree.lock(old)
     tree.unlock(old)  # used again: now "bbbb" is the older one
@@ -84,7 +84,7 @@ def test_eviction_takes_the_leaf_used_longest_ago_first():
 
 
 def test_eviction_takes_only_the_end_of_a_leaf_that_is_larger_than_needed():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     insert(tree, "abcdef")
     assert [payload.tokens for payload in tree.evict(2)] == [["e", "f"]]
     assert tree.match(key("abcdef")).length == 4
@@ -92,7 +92,7 @@ def test_eviction_takes_only_the_end_of_a_leaf_that_is_larger_than_needed():
 
 
 def test_a_locked_path_is_never_evicted():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     tail = insert(tree, "romane")
     tree.lock(tail)
     insert(tree, "romulus")
@@ -105,7 +105,7 @@ def test_a_locked_path_is_never_evicted():
 
 
 def test_merging_undoes_a_split():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     tail = insert(tree, "romane")
     upper = tree.split(tail, 3)
     tail.payload.tokens = upper.payload.tokens + tail.payload.tokens
@@ -116,7 +116,7 @@ def test_merging_undoes_a_split():
 
 
 def test_locking_more_often_than_unlocking_is_noticed():
-    tree: RadixTree[Letters] = RadixTree()
+    tree: RadixTree[Letters] = RadixTree(Letters)
     tail = insert(tree, "a")
     tree.lock(tail)
     tree.unlock(tail)
@@ -133,7 +133,7 @@ class TreeMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.tree: RadixTree[Letters] = RadixTree()
+        self.tree: RadixTree[Letters] = RadixTree(Letters)
         self.held: list[tuple[str, str]] = []
 
     @rule(word=words, namespace=namespaces)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
 from itertools import accumulate, chain
 from operator import itemgetter
-from typing import TypeAlias
 
 import numpy as np
 
@@ -21,28 +19,35 @@ from ramet.model_io import (
     Segments,
     UInt32Array,
 )
-from ramet.radix import span_of
+from ramet.radix import KVNode
 from ramet.scheduler.batch import Batch, Visit
 from ramet.scheduler.request import Request
 
 FEW_KEYS = 64 * CHUNK_TOKENS
 """Plans of no more keys are cut in plain Python. The caches of a CPU are full of weights between two steps,
-and each NumPy function has to be fetched anew: 0.16 ms of a lone request's 4.5 ms with a 135M model."""
+and each NumPy function has to be fetched anew: 0.1 ms in a lone request's step."""
 
-_Facts: TypeAlias = tuple[int, int, int, int, int, int]
-"""Of a visit: where its run begins and how long it is; its first row, the row after all at and below it, the
-row after its own; the position of the first of its own that is no probe."""
+_PADDING = [np.zeros(-size % CHUNK_TOKENS, dtype=np.int32) for size in range(CHUNK_TOKENS)]
+"""What a chunk of so many tokens lacks to be whole."""
 
 
 def build_model_input(batch: Batch) -> ModelInput:
     """The arrays of the rows of one step."""
-    computed = [visit.rows for visit in batch.visits if visit.rows is not None]
+    input_ids, positions, slot_ids = (np.empty(batch.num_rows, dtype=np.int32) for _ in range(3))
+    for visit in batch.visits:
+        node, row, end_row = visit.node, visit.first_row, visit.own_end_row
+        if end_row - row == 1 and not visit.probes:  # as it is while text is generated: no arrays of one
+            input_ids[row] = node.key.item(visit.begin)
+            positions[row] = node.start + visit.begin
+            slot_ids[row] = node.payload.slots.view.item(visit.begin)
+        elif row < end_row:
+            input_ids[row:end_row] = visit.take(node.key)
+            positions[row:end_row] = visit.positions
+            slot_ids[row:end_row] = visit.take(node.payload.slots.view)
     return ModelInput(
-        input_ids=np.concatenate([rows.take(rows.node.key) for rows in computed]),
-        positions=np.fromiter(
-            chain.from_iterable(rows.positions for rows in computed), np.int32, batch.num_rows
-        ),
-        slot_ids=np.concatenate([rows.take(span_of(rows.node).slots) for rows in computed]),
+        input_ids=input_ids,
+        positions=positions,
+        slot_ids=slot_ids,
         segments=_segments(batch.visits),
         logit_rows=np.array(
             sorted({point.row for point in batch.samples} | {point.row for point in batch.scores}), np.int32
@@ -55,49 +60,30 @@ def build_model_input(batch: Batch) -> ModelInput:
 
 
 def _segments(visits: list[Visit]) -> Segments:
-    """The attention plan: one walk over the visited nodes, parents first.
+    """The attention plan of the visited nodes.
 
     Chunks are cut at absolute positions, so one that spans a branching point belongs to the branch: a node
     takes the slots of the unfinished chunk above it along, and a finished one is shared by all rows below.
     """
-    runs: list[Int32Array] = []  # per visit: the slots from where its first chunk begins to where it ends
-    facts: list[_Facts] = []
-    probed: dict[int, Sequence[int]] = {}
-    for index, visit in enumerate(visits):
-        node, rows = visit.node, visit.rows
-        slots, num_own, stretch = span_of(node).slots, 0, node.end
-        if rows is not None:
-            slots = slots[: rows.end]  # those behind its rows hold nothing yet; no row attends to them
-            num_own, stretch = rows.num_rows, node.start + rows.begin
-            if rows.probes:
-                probed[index] = rows.positions
-        above = node.start % CHUNK_TOKENS
-        if above:
-            slots = np.concatenate((runs[visit.parent][-above:], slots))
-        runs.append(slots)
-        first_row = visit.first_row
-        facts.append((node.start - above, len(slots), first_row, visit.end_row, first_row + num_own, stretch))
-    cut = _cut_few if sum(map(len, runs)) <= FEW_KEYS else _cut_many
-    return cut(runs, facts, probed)
+    return _plan_few(visits) if sum(visit.end for visit in visits) <= FEW_KEYS else _plan_many(visits)
 
 
-def _cut_few(runs: list[Int32Array], facts: list[_Facts], probed: dict[int, Sequence[int]]) -> Segments:
-    """The chunks of runs that any row reads, in order of position.
-
-    ``probed`` has the positions of a visit's own rows, if there are probes among them.
-    """
+def _plan_few(visits: list[Visit]) -> Segments:
+    """The chunks that any row reads, in order of position."""
     chunks: list[tuple[int, int, int, Int32Array]] = []  # first position, rows from and to, slots
-    for index, (begin, length, first_row, visit_end, own_end, stretch_begin) in enumerate(facts):
-        positions = probed.get(index)
-        for within in range(0, length, CHUNK_TOKENS):
-            position, slots = begin + within, runs[index][within : within + CHUNK_TOKENS]
+    for visit in visits:
+        node, positions = visit.node, visit.positions
+        run = node.payload.slots.view[: visit.end]  # what is behind holds nothing yet; no row attends to it
+        begin = node.start
+        if begin % CHUNK_TOKENS:
+            tail = _tail(node.parent)
+            run, begin = np.concatenate((tail, run)), begin - len(tail)
+        for within in range(0, len(run), CHUNK_TOKENS):
+            position, slots = begin + within, run[within : within + CHUNK_TOKENS]
             # Rows before the chunk do not see it
-            if positions is None:
-                begin_row = first_row + max(position - stretch_begin, 0)
-            else:
-                begin_row = first_row + bisect_left(positions, position)
+            begin_row = visit.first_row + bisect_left(positions, position)
             # All rows below read a whole chunk; an unfinished one they take along
-            end_row = visit_end if len(slots) == CHUNK_TOKENS else own_end
+            end_row = visit.end_row if len(slots) == CHUNK_TOKENS else visit.own_end_row
             if begin_row < end_row:
                 chunks.append((position, begin_row, end_row, slots))
     chunks.sort(key=itemgetter(0))  # stable: rows ascend among chunks of one position
@@ -111,35 +97,71 @@ def _cut_few(runs: list[Int32Array], facts: list[_Facts], probed: dict[int, Sequ
     )
 
 
-def _cut_many(runs: list[Int32Array], facts: list[_Facts], probed: dict[int, Sequence[int]]) -> Segments:
-    """`_cut_few` with work per array where that has work per chunk."""
-    begin, length, visit_row, visit_end, own_end, stretch_begin = np.array(facts, dtype=np.int32).T
+def _tail(node: KVNode | None) -> Int32Array:
+    """The slots of the unfinished chunk that a node ends in."""
+    assert node is not None
+    slots, count = node.payload.slots.view, node.end % CHUNK_TOKENS
+    return slots[-count:] if count <= len(slots) else np.concatenate((_tail(node.parent), slots))
 
-    # One line per chunk of a run. Lines have room for a whole chunk, so that they can be sorted as they are.
-    num_chunks = -(-length // CHUNK_TOKENS)
-    first_chunk = np.cumsum(num_chunks, dtype=np.int32) - num_chunks
-    lines = np.empty((int(num_chunks.sum()), CHUNK_TOKENS), dtype=np.int32)
-    flat = lines.reshape(-1)
-    for run, place in zip(runs, (first_chunk * CHUNK_TOKENS).tolist(), strict=True):
-        flat[place : place + len(run)] = run
-    of_visit = np.repeat(np.arange(len(runs), dtype=np.int32), num_chunks)
-    within = (np.arange(len(lines), dtype=np.int32) - first_chunk[of_visit]) * CHUNK_TOKENS
-    position = begin[of_visit] + within
-    size = np.minimum(length[of_visit] - within, CHUNK_TOKENS)
-    row_begin = visit_row[of_visit] + np.maximum(position - stretch_begin[of_visit], 0)
-    for index, positions in probed.items():
-        some = slice(int(first_chunk[index]), int(first_chunk[index] + num_chunks[index]))
-        row_begin[some] = visit_row[index] + np.searchsorted(positions, position[some])
-    row_end = np.where(size == CHUNK_TOKENS, visit_end[of_visit], own_end[of_visit])
-    order = np.flatnonzero(row_begin < row_end)
-    order = order[np.argsort(position[order], kind="stable")]  # rows ascend among chunks of one position
-    size = size[order]
+
+def _plan_many(visits: list[Visit]) -> Segments:
+    """`_plan_few` with work per array where that has work per chunk."""
+    pieces: list[Int32Array] = []  # the slots of all visits in lines of one chunk each, piece by piece
+    num_lines = 0
+    facts: list[int] = []  # per visit, see below
+    tails: dict[KVNode | None, Int32Array] = {}  # the branches of a node take the same one along
+    for visit in visits:
+        node, num_slots = visit.node, visit.end
+        start = begin = node.start
+        if start % CHUNK_TOKENS:
+            tail = tails.get(node.parent)
+            if tail is None:
+                tail = tails[node.parent] = _tail(node.parent)
+            pieces.append(tail)
+            begin -= len(tail)
+        slots = node.payload.slots.view
+        pieces.append(slots if len(slots) == num_slots else slots[:num_slots])
+        end = start + num_slots
+        first_chunk, end_chunk = begin // CHUNK_TOKENS, -(-end // CHUNK_TOKENS)
+        if end % CHUNK_TOKENS:
+            pieces.append(_PADDING[end % CHUNK_TOKENS])
+        has_rows = visit.own_end_row > visit.first_row  # only those of the node read an unfinished chunk
+        facts += (
+            first_chunk,
+            end_chunk if has_rows else end // CHUNK_TOKENS,
+            num_lines - first_chunk,
+            start + visit.begin,
+            end,
+            visit.first_row,
+            visit.own_end_row,
+            visit.end_row,
+        )
+        num_lines += end_chunk - first_chunk
+
+    table = np.fromiter(facts, np.int32, len(facts)).reshape(len(visits), -1)
+    # One line per chunk number, one column per visit: in this order, rows ascend among chunks of one position
+    numbers = np.arange(table[:, 1].max(), dtype=np.int32)[:, None]
+    number, of_visit = ((table[:, 0] <= numbers) & (numbers < table[:, 1])).nonzero()
+    _, _, first_line, stretch_begin, run_end, first_row, own_end, visit_end = table.take(of_visit, axis=0).T
+    line, position = first_line + number, number.astype(np.int32) * CHUNK_TOKENS
+    size = np.minimum(run_end - position, CHUNK_TOKENS)
+    row_begin = first_row + np.maximum(position - stretch_begin, 0)
+    row_end = np.where(size == CHUNK_TOKENS, visit_end, own_end)
+    probed = [(index, visit) for index, visit in enumerate(visits) if visit.probes]
+    if probed:
+        for index, visit in probed:
+            some = of_visit == index
+            row_begin[some] = visit.first_row + np.searchsorted(visit.positions, position[some])
+        used = row_begin < row_end
+        line, position, size = line[used], position[used], size[used]
+        row_begin, row_end = row_begin[used], row_end[used]
+    lines = np.concatenate(pieces).reshape(num_lines, CHUNK_TOKENS)
     return Segments(
-        row_begin=row_begin[order],
-        row_end=row_end[order],
-        first_position=position[order],
+        row_begin=row_begin,
+        row_end=row_end,
+        first_position=position,
         slot_offsets=np.concatenate(([0], np.cumsum(size))).astype(np.int32),
-        slots=lines[order][np.arange(CHUNK_TOKENS) < size[:, None]],
+        slots=lines.take(line, axis=0)[np.arange(CHUNK_TOKENS, dtype=np.int32) < size[:, None]],
     )
 
 
@@ -151,7 +173,7 @@ def build_sampling(batch: Batch, vocab_size: int) -> Sampling:
     return Sampling(
         rows=np.array([point.row for point in points], dtype=np.int32),
         temperature=np.array([p.temperature for p in params], dtype=np.float32),
-        top_k=np.array([max(p.top_k, 0) for p in params], dtype=np.int32),
+        top_k=np.array([p.top_k if p.top_k > 0 else 0 for p in params], dtype=np.int32),
         top_p=np.array([p.top_p for p in params], dtype=np.float32),
         min_p=np.array([p.min_p for p in params], dtype=np.float32),
         seeds=np.array([request.seed for request in requests], dtype=np.uint64),
@@ -192,8 +214,10 @@ def _penalties(requests: list[Request]) -> Penalties | None:
 
 def _bias(requests: list[Request], vocab_size: int) -> LogitBias | None:
     """What callers want added to logits, and bans of whatever would end a request before ``min_tokens``."""
+    if not any(request.is_biased for request in requests):
+        return None
     biases = [_bias_of(request, vocab_size) for request in requests]
-    if not any(biases):
+    if not any(biases):  # all have reached their min_tokens
         return None
     sizes = [len(bias) for bias in biases]
     tokens, values = zip(*chain.from_iterable(biases), strict=True)

@@ -12,7 +12,7 @@ This package decides about tokens and memory. It knows no request fields, no tex
 """
 
 from ramet.radix.leases import Leases
-from ramet.radix.prefix_cache import KVNode, KVSpan, Path, PrefixCache, span_of
+from ramet.radix.prefix_cache import KVNode, KVSpan, Path, PrefixCache, is_computed
 from ramet.radix.slots import SlotAllocator
 from ramet.radix.tree import Match, Node, Payload, RadixTree
 
@@ -27,5 +27,5 @@ __all__ = [
     "PrefixCache",
     "RadixTree",
     "SlotAllocator",
-    "span_of",
+    "is_computed",
 ]

@@ -13,7 +13,7 @@ import heapq
 import math
 from collections.abc import Iterator
 
-from ramet.radix.prefix_cache import KVNode, Path, PrefixCache, span_of
+from ramet.radix.prefix_cache import KVNode, Path, PrefixCache
 
 
 class Leases:
@@ -42,12 +42,12 @@ class Leases:
             self._cache.release(path)
             path, deadline = known[0], max(known[1], deadline)
         else:
-            missing = sum(len(node) for node in _nodes(path) if span_of(node).num_leases == 0)
+            missing = sum(len(node) for node in _nodes(path) if node.payload.num_leases == 0)
             if self.num_tokens + missing > self.max_tokens:
                 return False
             self.num_tokens += missing
             for node in _nodes(path):
-                span_of(node).num_leases += 1
+                node.payload.num_leases += 1
             self._serial += 1
             heapq.heappush(self._deadlines, (deadline, self._serial, path.tail))
         self._held[path.tail] = path, deadline
@@ -87,13 +87,13 @@ class Leases:
             for node in _nodes(path):
                 counted[node] = counted.get(node, 0) + 1
         for node, count in counted.items():
-            assert span_of(node).num_leases == count <= node.lock_count, (node, count)
-            assert span_of(node).num_computed == len(node), f"{node} is leased, but not computed"
+            assert node.payload.num_leases == count <= node.lock_count, (node, count)
+            assert node.payload.num_computed == len(node), f"{node} is leased, but not computed"
         assert self.num_tokens == sum(map(len, counted)) <= self.max_tokens, self.num_tokens
 
     def _drop(self, path: Path) -> None:
         for node in _nodes(path):
-            span = span_of(node)
+            span = node.payload
             span.num_leases -= 1
             if span.num_leases == 0:
                 self.num_tokens -= len(node)

@@ -24,44 +24,38 @@ from ramet.radix.slots import RUN_SLOTS, SlotAllocator
 from ramet.radix.tree import Node, RadixTree
 from ramet.radix.vector import Int32Vector, common_prefix_length
 
+NO_SLOTS = np.empty(0, dtype=np.int32)
+
 
 class KVSpan:
     """What a node carries: the slots of its tokens, and how many of them hold computed KV."""
 
-    __slots__ = ("_slots", "num_computed", "num_leases", "num_tails")
+    __slots__ = ("num_computed", "num_leases", "num_tails", "slots")
 
-    def __init__(self, slots: Int32Array, num_computed: int = 0) -> None:
-        self._slots = Int32Vector(slots)
+    def __init__(self, slots: Int32Array = NO_SLOTS, num_computed: int = 0) -> None:
+        self.slots = Int32Vector(slots)
         self.num_computed = num_computed
         self.num_tails = 0  # paths that end at this node
         self.num_leases = 0  # leases on paths through this node (`ramet.radix.leases`)
 
-    @property
-    def slots(self) -> Int32Array:
-        return self._slots.view
-
     def split(self, index: int) -> KVSpan:
-        head = KVSpan(self._slots.split(index).view, min(self.num_computed, index))
+        head = KVSpan(self.slots.split(index).view, min(self.num_computed, index))
         head.num_leases = self.num_leases
         self.num_computed = max(self.num_computed - index, 0)
         return head
 
-    def extend(self, slots: Int32Array) -> None:
-        self._slots.extend(slots)
-
     def prepend(self, head: KVSpan) -> None:
         """Take over the slots of a computed parent."""
-        self._slots.prepend(head.slots)
+        self.slots.prepend(head.slots.view)
         self.num_computed += head.num_computed
 
 
 KVNode: TypeAlias = Node[KVSpan]
 
 
-def span_of(node: KVNode) -> KVSpan:
-    """The payload of a node that is not a root."""
-    assert node.payload is not None, node
-    return node.payload
+def is_computed(node: KVNode) -> bool:
+    """Whether all tokens of a node have their KV; roots have none."""
+    return node.payload.num_computed == node.end - node.start
 
 
 @dataclass(slots=True)
@@ -82,7 +76,7 @@ class PrefixCache:
     def __init__(self, num_slots: int, *, reuse: bool = True) -> None:
         """``reuse=False`` keeps nothing after the last request of a namespace has left."""
         self._slots = SlotAllocator(num_slots)
-        self._tree: RadixTree[KVSpan] = RadixTree()
+        self._tree: RadixTree[KVSpan] = RadixTree(KVSpan)
         self._reuse = reuse
         self.num_evicted_tokens = 0
         self.num_pending_tokens = 0  # tokens in the tree whose KV is not computed: the work there is
@@ -125,8 +119,9 @@ class PrefixCache:
                 tree.unlock(node)
             return None
         if missing:
-            slots = self._allocate(missing, after=int(span_of(node).slots[-1]) if matched else -1)
-            assert slots is not None
+            has_room = self._make_room(missing)
+            assert has_room, missing
+            slots = self._slots.allocate(missing, after=node.payload.slots.view.item(-1) if matched else -1)
             parent = node if matched else tree.root(namespace)
             node = tree.add_child(parent, token_ids[matched:], KVSpan(slots))
             self.num_pending_tokens += missing
@@ -134,7 +129,7 @@ class PrefixCache:
                 tree.lock_child(node)
             else:
                 tree.lock(node)
-        span_of(node).num_tails += 1
+        node.payload.num_tails += 1
         return Path(node, matched)
 
     def extend(self, path: Path, token_ids: Sequence[int]) -> bool:
@@ -142,32 +137,21 @@ class PrefixCache:
 
         False if slots ran out; the tokens inserted until then stay (``path.length`` tells).
         """
-        tree = self._tree
-        rest = np.asarray(token_ids, dtype=np.int32)
-        while len(rest):
+        tree, rest = self._tree, token_ids
+        while rest:
             tail = path.tail
-            child = tail.children.get(int(rest[0]))
-            if child is not None:
-                matched = common_prefix_length(child.key, rest)
-                self._move_tail(path, child if matched == len(child) else tree.split(child, matched))
-                rest = rest[matched:]
-                continue
-            slots = self._allocate(len(rest), after=int(span_of(tail).slots[-1]))
-            if slots is None:
-                return False
-            self.num_pending_tokens += len(rest)
-            if not tail.children and span_of(tail).num_tails == 1:
-                tree.append(tail, rest)
-                span_of(tail).extend(slots)
-            else:
-                self._move_tail(path, tree.add_child(tail, rest, KVSpan(slots)))
-            break
+            child = tail.children.get(rest[0])
+            if child is None:
+                return self._extend_by_new(path, rest)
+            matched = common_prefix_length(child.key, np.asarray(rest, dtype=np.int32))
+            self._move_tail(path, child if matched == len(child) else tree.split(child, matched))
+            rest = rest[matched:]
         return True
 
     def rename_last(self, path: Path, token_id: int) -> None:
         """The last token of a path, put there under a name that nobody else uses, has become known."""
         tail = path.tail
-        assert not tail.children and span_of(tail).num_tails == 1, tail
+        assert not tail.children and tail.payload.num_tails == 1, tail
         if len(tail) == 1 and tail.parent is not None and token_id in tail.parent.children:
             self.drop_last(path)  # somebody else has put it there meanwhile
             self.extend(path, [token_id])
@@ -177,14 +161,14 @@ class PrefixCache:
     def drop_last(self, path: Path) -> None:
         """Take the last token off a path; it must stand there under a name that nobody else uses."""
         tree, tail = self._tree, path.tail
-        assert not tail.children and span_of(tail).num_tails == 1, tail
+        assert not tail.children and tail.payload.num_tails == 1, tail
         parent = tail.parent if len(tail) == 1 else tree.split(tail, len(tail) - 1)
         assert parent is not None and not parent.is_root, tail
         tree.unlock_child(tail)
         removed = tree.remove(tail)
-        self._slots.free(removed.slots)
+        self._slots.free(removed.slots.view)
         self.num_pending_tokens -= 1 - removed.num_computed
-        span_of(parent).num_tails += 1
+        parent.payload.num_tails += 1
         path.tail = parent
 
     def release(self, path: Path) -> None:
@@ -193,24 +177,24 @@ class PrefixCache:
         Computed tokens stay as evictable cache; pending ones that nobody else needs are freed.
         """
         tree = self._tree
-        span_of(path.tail).num_tails -= 1
+        path.tail.payload.num_tails -= 1
         tree.unlock(path.tail)
         node: KVNode | None = path.tail
         while node is not None and not node.is_root and node.lock_count == 0 and not node.children:
-            parent, span = node.parent, span_of(node)
+            parent, span = node.parent, node.payload
             kept = span.num_computed if self._reuse else 0
             if kept == len(node):
                 break
             if kept:
                 tree.split(node, kept)
             removed = tree.remove(node)
-            self._slots.free(removed.slots)
-            self.num_pending_tokens -= len(removed.slots) - removed.num_computed
+            self._slots.free(removed.slots.view)
+            self.num_pending_tokens -= len(removed.slots.view) - removed.num_computed
             node = parent
 
     def mark_computed(self, node: KVNode, num_computed: int) -> None:
         """The first ``num_computed`` tokens of a node have their KV now."""
-        span = span_of(node)
+        span = node.payload
         assert span.num_computed <= num_computed <= len(node), (span.num_computed, num_computed, node)
         self.num_pending_tokens -= num_computed - span.num_computed
         span.num_computed = num_computed
@@ -223,32 +207,53 @@ class PrefixCache:
 
     # ------------------------------------------------------------------------------------ internals
 
+    def _extend_by_new(self, path: Path, token_ids: Sequence[int]) -> bool:
+        """Lengthen a path by tokens of which the first does not follow it yet."""
+        count = len(token_ids)
+        if not self._make_room(count):
+            return False
+        self.num_pending_tokens += count
+        tail, span = path.tail, path.tail.payload
+        last_slot = span.slots.view.item(-1)
+        if tail.children or span.num_tails > 1:
+            key, slots = np.asarray(token_ids, dtype=np.int32), self._slots.allocate(count, last_slot)
+            self._move_tail(path, self._tree.add_child(tail, key, KVSpan(slots)))
+        elif count == 1:
+            self._tree.append(tail, token_ids[0])
+            span.slots.append(self._slots.allocate_one(last_slot))
+        else:
+            slots = self._slots.allocate(count, last_slot)
+            for token_id, slot in zip(token_ids, slots.tolist(), strict=True):
+                self._tree.append(tail, token_id)
+                span.slots.append(slot)
+        return True
+
     def _move_tail(self, path: Path, child: KVNode) -> None:
         """Let a path end at a child of its tail."""
         old = path.tail
         self._tree.lock_child(child)
-        span_of(old).num_tails -= 1
-        span_of(child).num_tails += 1
+        old.payload.num_tails -= 1
+        child.payload.num_tails += 1
         path.tail = child
         # Requests that generate the same tokens in step would leave a chain of one-token nodes behind.
-        head, mergeable = span_of(old), len(old.children) == 1 and old.lock_count == child.lock_count
+        head, mergeable = old.payload, len(old.children) == 1 and old.lock_count == child.lock_count
         if mergeable and head.num_tails == 0 and head.num_computed == len(old):
-            span_of(child).prepend(head)
+            child.payload.prepend(head)
             self._tree.merge_into_child(old)
 
-    def _allocate(self, count: int, after: int) -> Int32Array | None:
-        if count > self._slots.num_free:
-            # More than is missing: what is freed together lies together, and runs of slots become whole again
-            spare = min(8 * RUN_SLOTS, self.num_slots // 32)
-            self._evict(max(count - self._slots.num_free, spare))
-            if count > self._slots.num_free:
-                return None
-        return self._slots.allocate(count, after)
+    def _make_room(self, count: int) -> bool:
+        """Whether so many slots are free, if need be after evicting."""
+        if count <= self._slots.num_free:
+            return True
+        # More than is missing: what is freed together lies together, and runs of slots become whole again
+        spare = min(8 * RUN_SLOTS, self.num_slots // 32)
+        self._evict(max(count - self._slots.num_free, spare))
+        return count <= self._slots.num_free
 
     def _evict(self, num_tokens: int) -> None:
         for span in self._tree.evict(num_tokens):
-            self._slots.free(span.slots)
-            self.num_evicted_tokens += len(span.slots)
+            self._slots.free(span.slots.view)
+            self.num_evicted_tokens += len(span.slots.view)
 
     # ------------------------------------------------------------------------------------- checking
 
@@ -263,15 +268,15 @@ class PrefixCache:
         assert len(held[0]) == self._slots.num_free, (len(held[0]), self._slots.num_free)
         num_pending = 0
         for node in self._tree.nodes():
-            span = span_of(node)
-            assert len(span.slots) == len(node), (len(span.slots), node)
+            span = node.payload
+            assert len(span.slots.view) == len(node), (len(span.slots.view), node)
             assert 0 <= span.num_computed <= len(node), (span.num_computed, node)
             assert node.lock_count > 0 or span.num_computed == len(node), f"{node} is pending and unlocked"
             assert node.lock_count >= span.num_tails, (node, span.num_tails)
             parent = node.parent
             if span.num_computed and parent is not None and not parent.is_root:
-                assert span_of(parent).num_computed == len(parent), f"{node} is computed, its parent is not"
-            held.append(span.slots)
+                assert parent.payload.num_computed == len(parent), f"{node} is computed, its parent is not"
+            held.append(span.slots.view)
             num_pending += len(node) - span.num_computed
         assert self.num_pending_tokens == num_pending, (self.num_pending_tokens, num_pending)
         slots = np.sort(np.fromiter(itertools.chain.from_iterable(held), dtype=np.int32))

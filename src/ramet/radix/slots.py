@@ -21,7 +21,7 @@ class SlotAllocator:
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._num_free = num_slots
+        self.num_free = num_slots
         num_runs = -(-num_slots // RUN_SLOTS)
         self._flags = bytearray(num_runs * RUN_SLOTS)  # whether a slot is free: for looking at one slot ...
         self._is_free = np.frombuffer(self._flags, dtype=np.bool_)  # ... and at many
@@ -32,21 +32,15 @@ class SlotAllocator:
         self._whole = dict.fromkeys(reversed(range(num_slots // RUN_SLOTS)))
         self._partial = OrderedDict.fromkeys(range(len(self._whole), num_runs))
 
-    @property
-    def num_free(self) -> int:
-        return self._num_free
-
     def allocate(self, count: int, after: int = -1) -> Int32Array:
         """``count`` free slots, beginning with what is free of the run behind the slot ``after``."""
-        assert 0 <= count <= self._num_free, (count, self._num_free)  # there must be as many
+        assert 0 <= count <= self.num_free, (count, self.num_free)  # there must be as many
         taken = np.empty(count, dtype=np.int32)
-        filled, behind = 0, after + 1
-        while filled < count and behind % RUN_SLOTS and self._flags[behind]:
-            taken[filled] = behind
-            self._flags[behind] = False
-            filled, behind = filled + 1, behind + 1
-        if filled:
-            self._count(after // RUN_SLOTS, -filled)
+        filled = 0
+        while filled < count and self._take_behind(after):
+            after += 1
+            taken[filled] = after
+            filled += 1
         while filled < count:
             run, _ = self._whole.popitem() if self._whole else self._partial.popitem(last=False)
             free_here = self._is_free[run * RUN_SLOTS : (run + 1) * RUN_SLOTS]
@@ -57,14 +51,18 @@ class SlotAllocator:
             self._free_in_run[run] -= len(places)
             if self._free_in_run[run]:
                 self._partial[run] = None
-        self._num_free -= count
+            self.num_free -= len(places)
         return taken
+
+    def allocate_one(self, after: int) -> int:
+        """`allocate` of a single slot."""
+        return after + 1 if self._take_behind(after) else self.allocate(1).item()
 
     def free(self, slots: Int32Array) -> None:
         """Give slots back."""
         assert not self._is_free[slots].any(), "a slot is given back twice"
         self._is_free[slots] = True
-        self._num_free += len(slots)
+        self.num_free += len(slots)
         runs, counts = np.unique(slots // RUN_SLOTS, return_counts=True)
         for run, count in zip(runs[::-1].tolist(), counts[::-1].tolist(), strict=True):
             self._count(run, count)
@@ -73,11 +71,21 @@ class SlotAllocator:
         """The free slots, for checks."""
         return np.flatnonzero(self._is_free).astype(np.int32)
 
+    def _take_behind(self, slot: int) -> bool:
+        """Take the slot behind one, if it belongs to the same run and is free."""
+        behind = slot + 1
+        if behind % RUN_SLOTS == 0 or not self._flags[behind]:
+            return False
+        self._flags[behind] = False
+        self.num_free -= 1
+        self._count(behind // RUN_SLOTS, -1)
+        return True
+
     def _count(self, run: int, change: int) -> None:
         """So many more slots of a run are free."""
         before = self._free_in_run[run]
         now = self._free_in_run[run] = before + change
-        if (before == RUN_SLOTS, before == 0) == (now == RUN_SLOTS, now == 0):
+        if 0 < before < RUN_SLOTS and 0 < now < RUN_SLOTS:
             return
         self._whole.pop(run, None)
         self._partial.pop(run, None)

@@ -9,7 +9,7 @@ path may keep pointing.
 
 Invariants, verified by `RadixTree.check`:
 - children of a node start with different tokens; only roots have empty keys;
-- ``start`` of a node is where its parent ends;
+- ``start`` of a node is where its parent ends, and ``end`` is as many tokens further as it has;
 - a locked node locks its ancestors (lock counts never grow downwards);
 - evictable leaves (unlocked, childless) stand in a heap ordered by last access: eviction never walks.
 """
@@ -17,7 +17,7 @@ Invariants, verified by `RadixTree.check`:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -41,12 +41,25 @@ P = TypeVar("P", bound=Payload)
 class Node(Generic[P]):
     """A run of tokens and what is stored for it. Only the tree changes the structure of nodes."""
 
-    __slots__ = ("_key", "children", "last_access", "lock_count", "namespace", "parent", "payload", "start")
+    __slots__ = (
+        "_key",
+        "children",
+        "end",
+        "is_root",
+        "last_access",
+        "lock_count",
+        "namespace",
+        "parent",
+        "payload",
+        "start",
+    )
 
-    def __init__(self, key: Int32Array, start: int, parent: Node[P] | None, payload: P | None) -> None:
+    def __init__(self, key: Int32Array, start: int, parent: Node[P] | None, payload: P) -> None:
         self._key = Int32Vector(key)
         self.start = start  # position of the first token
-        self.parent = parent
+        self.end = start + len(key)  # position after the last one
+        self.parent = parent  # None for roots, and for nodes that were taken out
+        self.is_root = parent is None
         self.payload = payload
         self.children: dict[int, Node[P]] = {}
         self.lock_count = 0  # locks at this node or below it
@@ -59,16 +72,7 @@ class Node(Generic[P]):
         return self._key.view
 
     def __len__(self) -> int:
-        return len(self._key)
-
-    @property
-    def end(self) -> int:
-        """The position after the last token."""
-        return self.start + len(self._key)
-
-    @property
-    def is_root(self) -> bool:
-        return self.namespace is not None
+        return self.end - self.start
 
     def __repr__(self) -> str:
         return f"Node({self.start}..{self.end}, locks={self.lock_count}, children={len(self.children)})"
@@ -86,7 +90,9 @@ class Match(Generic[P]):
 class RadixTree(Generic[P]):
     """See the module docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, empty: Callable[[], P]) -> None:
+        """``empty`` makes the payload of no tokens: what roots carry."""
+        self._empty = empty
         self._roots: dict[str, Node[P]] = {}
         self._heap: list[
             tuple[int, int, Node[P]]
@@ -103,16 +109,15 @@ class RadixTree(Generic[P]):
         """The root of a namespace, made when it is first asked for."""
         root = self._roots.get(namespace)
         if root is None:
-            root = Node(np.empty(0, dtype=np.int32), 0, None, None)
+            root = self._roots[namespace] = self._new_root()
             root.namespace = namespace
-            self._roots[namespace] = root
         return root
 
     def match(self, key: Int32Array, namespace: str = "") -> Match[P]:
         """The longest stored prefix of ``key``. Does not modify the tree."""
         node = self._roots.get(namespace)
         if node is None:
-            return Match(Node(np.empty(0, dtype=np.int32), 0, None, None), 0, 0)
+            return Match(self._new_root(), 0, 0)
         position = 0
         while position < len(key):
             child = node.children.get(int(key[position]))
@@ -141,7 +146,7 @@ class RadixTree(Generic[P]):
         ``node`` itself stays the lower part. Locks hold both.
         """
         parent = node.parent
-        assert parent is not None and node.payload is not None, "cannot split a root"
+        assert parent is not None, "cannot split a root"
         upper: Node[P] = Node(node._key.split(index).view, node.start, parent, node.payload.split(index))
         parent.children[int(upper.key[0])] = upper
         upper.children[int(node.key[0])] = node
@@ -164,11 +169,12 @@ class RadixTree(Generic[P]):
         self._offer(node)
         return node
 
-    def append(self, node: Node[P], key: Int32Array) -> None:
-        """Lengthen a locked leaf. The caller lengthens the payload."""
+    def append(self, node: Node[P], token_id: int) -> None:
+        """Lengthen a locked leaf by a token. The caller lengthens the payload."""
         assert not node.children and node.lock_count > 0 and not node.is_root, node
-        node._key.extend(key)
-        self.num_tokens += len(key)
+        node._key.append(token_id)
+        node.end += 1
+        self.num_tokens += 1
 
     def rename_last(self, leaf: Node[P], token_id: int) -> None:
         """Change the last token of a leaf; its parent must have no child that starts like it then."""
@@ -246,7 +252,6 @@ class RadixTree(Generic[P]):
         """Take an unlocked leaf out and return its payload."""
         parent = leaf.parent
         assert not leaf.children and leaf.lock_count == 0 and parent is not None, leaf
-        assert leaf.payload is not None
         del parent.children[int(leaf.key[0])]
         leaf.parent = None
         self.num_nodes -= 1
@@ -271,6 +276,9 @@ class RadixTree(Generic[P]):
             yield self.remove(leaf)
 
     # ------------------------------------------------------------------------------------ internals
+
+    def _new_root(self) -> Node[P]:
+        return Node(np.empty(0, dtype=np.int32), 0, None, self._empty())
 
     def _tick(self) -> int:
         self._clock += 1
@@ -302,7 +310,7 @@ class RadixTree(Generic[P]):
 
     def _drop_root_if_empty(self, node: Node[P]) -> None:
         # Namespaces come and go with tenants and salts; an empty one must not stay behind.
-        if node.is_root and node.lock_count == 0 and not node.children and node.namespace is not None:
+        if node.namespace is not None and node.lock_count == 0 and not node.children:
             self._roots.pop(node.namespace, None)
 
     # ------------------------------------------------------------------------------------- checking
@@ -320,7 +328,7 @@ class RadixTree(Generic[P]):
             assert root.lock_count >= sum(child.lock_count for child in root.children.values())
         for node in self.nodes():
             parent = node.parent
-            assert len(node) > 0 and node.payload is not None and parent is not None and not node.is_root
+            assert len(node) == len(node.key) > 0 and parent is not None and not node.is_root
             assert parent.children.get(int(node.key[0])) is node and node.start == parent.end, node
             assert node.lock_count >= sum(child.lock_count for child in node.children.values()), node
             assert parent.lock_count >= node.lock_count, node

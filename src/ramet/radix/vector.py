@@ -8,44 +8,35 @@ from ramet.model_io import Int32Array
 
 
 class Int32Vector:
-    """An array that grows at its end in amortised constant time."""
+    """An array that grows at its end in amortised constant time.
 
-    __slots__ = ("_buffer", "_length")
+    ``view`` holds the values. It is valid until the next change, and must not be written to.
+    """
+
+    __slots__ = ("_buffer", "view")
 
     def __init__(self, values: Int32Array) -> None:
-        self._buffer = np.array(values, dtype=np.int32)
-        self._length = len(self._buffer)
+        self.view = self._buffer = np.array(values, dtype=np.int32)
 
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def view(self) -> Int32Array:
-        """The values. Valid until the next change; must not be written to."""
-        return self._buffer[: self._length]
-
-    def extend(self, values: Int32Array) -> None:
-        needed = self._length + len(values)
-        if needed > len(self._buffer):
-            grown = np.empty(max(needed, 2 * len(self._buffer), 16), dtype=np.int32)
-            grown[: self._length] = self.view
-            self._buffer = grown
-        self._buffer[self._length : needed] = values
-        self._length = needed
+    def append(self, value: int) -> None:
+        length = len(self.view)
+        if length == len(self._buffer):
+            self._buffer = np.empty(max(2 * length, 16), dtype=np.int32)
+            self._buffer[:length] = self.view
+        self._buffer[length] = value
+        self.view = self._buffer[: length + 1]
 
     def set_last(self, value: int) -> None:
-        self._buffer[self._length - 1] = value
+        self.view[-1] = value
 
     def prepend(self, values: Int32Array) -> None:
-        self._buffer = np.concatenate([values, self.view])
-        self._length = len(self._buffer)
+        self.view = self._buffer = np.concatenate([values, self.view])
 
     def split(self, index: int) -> Int32Vector:
         """Cut off and return the first ``index`` values; this vector keeps the rest."""
-        assert 0 < index < self._length, (index, self._length)
-        head = Int32Vector(self._buffer[:index])
-        self._buffer = self._buffer[index : self._length].copy()
-        self._length = len(self._buffer)
+        assert 0 < index < len(self.view), (index, len(self.view))
+        head = Int32Vector(self.view[:index])
+        self.view = self._buffer = self.view[index:].copy()
         return head
 
 

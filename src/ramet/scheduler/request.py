@@ -10,7 +10,7 @@ import numpy as np
 from ramet.errors import RametError
 from ramet.grammar.matcher import GrammarMatcher
 from ramet.model_io import Int32Array, ModelOutput, UInt32Array
-from ramet.radix import Path, span_of
+from ramet.radix import Path, is_computed
 from ramet.sampling_params import SamplingParams
 from ramet.scheduler.stop import Stop, StopChecker
 from ramet.types import FinishReason
@@ -108,6 +108,7 @@ class Request:
             or params.frequency_penalty != 0.0
             or params.presence_penalty != 0.0
         )
+        self.is_biased = bool(params.logit_bias) or params.min_tokens > 0
         # Tokens that penalties apply to, and how often the output holds each; empty without penalties.
         self.penalized: dict[int, int] = {}
         if params.repetition_penalty != 1.0:
@@ -125,17 +126,12 @@ class Request:
         return len(self.token_ids) - 1 if self.score_from is not None else len(self.token_ids)
 
     @property
-    def wants_nothing(self) -> bool:
-        """Whether all it wants is in steps that were launched."""
-        return self.logits_cursor >= self.num_path_tokens
-
-    @property
     def needs_many_rows(self) -> bool:
         """Whether more than its last token has no KV."""
         assert self.path is not None, self.request_id
         tail, above = self.path.tail, self.path.tail.parent
-        above_pending = above is not None and not above.is_root and span_of(above).num_computed < len(above)
-        return above_pending or len(tail) - span_of(tail).num_computed > 1
+        assert above is not None, tail
+        return tail.end - tail.start - tail.payload.num_computed > 1 or not is_computed(above)
 
     def guess(self) -> None:
         """Let the token that is being drawn take its place under a name, if one is to follow it.

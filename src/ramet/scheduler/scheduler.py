@@ -143,11 +143,14 @@ class Scheduler:
         # The tree keeps its shape from here on. Requests that need one row go first, so that a long
         # prompt computed in chunks never holds up decoding.
         builder = BatchBuilder(self._max_batch_tokens)
-        for request in sorted(self._running.values(), key=lambda request: request.needs_many_rows):
-            if builder.budget == 0:
-                break
-            if not request.wants_nothing:
+        larger: list[Request] = []
+        for request in self._running.values():
+            if request.needs_many_rows:
+                larger.append(request)
+            else:
                 builder.add(request)
+        for request in larger:
+            builder.add(request)
         return builder.build()
 
     def launched(self, batch: Batch) -> None:
@@ -255,9 +258,10 @@ class Scheduler:
         self._stats.computed_tokens += batch.num_prompt_rows
         cached = [request for request in batch.cached if request.status is Status.RUNNING]
         outputs = [self._finish_cached(request) for request in cached]
+        token_ids = output.token_ids.tolist()
         for index, point in enumerate(batch.samples):
             if index not in batch.void and point.request.status is not Status.FINISHED:
-                outputs.append(self._take_sample(point, index, output))
+                outputs.append(self._take_sample(point.request, token_ids[index], index, output))
         compared = {point: place for place, point in enumerate(batch.compared, start=len(batch.samples))}
         scored: dict[str, RequestOutput] = {}
         for index, point in enumerate(batch.scores):
@@ -279,9 +283,7 @@ class Scheduler:
             request.path = None
         return self._finish(request, Stop("length"))
 
-    def _take_sample(self, point: LogitsPoint, index: int, output: ModelOutput) -> RequestOutput:
-        request = point.request
-        token_id = int(output.token_ids[index])
+    def _take_sample(self, request: Request, token_id: int, index: int, output: ModelOutput) -> RequestOutput:
         if token_id < 0:
             return self._finish(request, None, error=EngineError(NOT_FINITE))
         self._stats.generated_tokens += 1
