@@ -315,17 +315,19 @@ def test_keys_behind_a_row_are_not_seen(isa, float32):
 
 @each_isa
 @each_pool
-def test_a_row_that_is_not_finite_spoils_no_other(isa, float32):
+@pytest.mark.parametrize(("heads", "num_rows"), [(4, 10), (4, 6), (4, 7), (6, 5), (2, 31)])
+def test_a_row_that_is_not_finite_spoils_no_other(isa, float32, heads, num_rows):
+    """Two of a sequence's rows, and then all rows of one, whatever queries are multiplied together."""
     keys, values = pool(2, 32)
     sequences = [Sequence([0] * 90, list(range(90 * index, 90 * index + 90))) for index in range(3)]
-    steps = [Step(sequence, 80, 90) for sequence in sequences]
-    queries = queries_of(steps, 4, 32)
+    steps = [Step(sequence, 90 - num_rows, 90) for sequence in sequences]
+    queries = queries_of(steps, heads, 32)
     healthy = attend(isa, model_input(steps), queries, keys, values, float32, 2)
-    queries[4] = np.nan
-    queries[5] = np.inf
+    queries[3] = np.nan
+    queries[4] = np.inf
     keys[100], values[120] = np.nan, np.inf  # of the second sequence, seen by all its rows
     result = attend(isa, model_input(steps), queries, keys, values, float32, 2)
-    touched = [4, 5, *range(10, 20)]
+    touched = [3, 4, *range(num_rows, 2 * num_rows)]
     assert not np.isfinite(result[touched]).all(axis=1).any()
     assert np.array_equal(np.delete(result, touched, axis=0), np.delete(healthy, touched, axis=0))
 

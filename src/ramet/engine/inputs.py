@@ -217,7 +217,7 @@ def _bias(requests: list[Request], vocab_size: int) -> LogitBias | None:
     if not any(request.is_biased for request in requests):
         return None
     biases = [_bias_of(request, vocab_size) for request in requests]
-    if not any(biases):  # all have reached their min_tokens
+    if not any(biases):  # such as when all have reached their min_tokens
         return None
     sizes = [len(bias) for bias in biases]
     tokens, values = zip(*chain.from_iterable(biases), strict=True)

@@ -54,7 +54,7 @@ KVNode: TypeAlias = Node[KVSpan]
 
 
 def is_computed(node: KVNode) -> bool:
-    """Whether all tokens of a node have their KV; roots have none."""
+    """Whether all tokens of a node have their KV: true of roots, which have no tokens."""
     return node.payload.num_computed == node.end - node.start
 
 

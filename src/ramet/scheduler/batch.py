@@ -76,10 +76,10 @@ class Batch:
     num_rows: int
     num_prompt_rows: int
     requests: list[Request]  # all that take part
-    samples: list[LogitsPoint] = field(default_factory=list)
-    scores: list[LogitsPoint] = field(default_factory=list)
-    compared: list[LogitsPoint] = field(default_factory=list)  # the scores that want alternatives: drawn too
-    cached: list[Request] = field(default_factory=list)  # only want their prompt computed, and have it then
+    samples: list[LogitsPoint]
+    scores: list[LogitsPoint]
+    compared: list[LogitsPoint]  # the scores that want alternatives: drawn too
+    cached: list[Request]  # only want their prompt computed, and have it then
     void: set[int] = field(default_factory=set)  # samples that turned out not to be wanted
 
     def computed(self) -> Iterator[tuple[KVNode, int]]:

@@ -202,7 +202,7 @@ private:
         Ahead idle{};
         const KeyTiles<Math> keys(rows, count, stride_, kv_, keys_);
         ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, idle);
-        const int ask = int(CHUNK / (num_batches * 2 * CHUNK / KEY_TILE) + 1);
+        const int ask = int(KEY_TILE / (2 * num_batches)) + 1;  // twice CHUNK / KEY_TILE times a batch, or so
         LastKeys last_keys{plan_.positions + unit_.row_begin + q_begin / shape_.group, first, shape_.group, 0, count - 1};
         for (int64_t v = vectors_begin; v < vectors_end; v += LANE_VECTORS) {
             const int num = vectors_end - v < LANE_VECTORS ? int(vectors_end - v) : LANE_VECTORS;
@@ -220,7 +220,8 @@ private:
                 bring_queries(v + i);
             }
             const LaneQueries<Math> q{lane_queries_ + v * LANES * stride_, lanes_ + v * LANES * record_floats_,
-                                      peaks_ + v * LANES, last_key, most, least == most && (most + 1) % LANES == 0};
+                                      peaks_ + v * LANES, last_key, most,
+                                      least == most && (most + 1) % LANES == 0, least >= 0};
             if (num == 1) attend_lanes<Math, 1>(q, stride_, keys, values_, ahead, ask);
             if constexpr (LANE_VECTORS > 1)
                 if (num == 2) attend_lanes<Math, 2>(q, stride_, keys, values_, ahead, ask);
@@ -267,7 +268,7 @@ static void attend(const AttentionShape& shape, const KVLayer& kv, const Segment
 }
 
 static int64_t attend_scratch(int64_t stride, int64_t group) {
-    const int64_t queries = ATTENTION_ROWS * group;
+    const int64_t queries = ATTENTION_ROWS * group;  // of each: three records, itself, its peak and its flags
     return (2 * CHUNK * stride + queries * (3 * partial_floats(stride) + stride + 2) + 2 * LANES) * int64_t(sizeof(float));
 }
 

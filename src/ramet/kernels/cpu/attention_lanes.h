@@ -1,8 +1,8 @@
 // Attention of many queries: each is a lane, and keys are rows. Included by attention.h.
 //
-// Keys are multiplied as they lie in the pool, one after the other with 16 queries at a time, so nothing needs to be
-// transposed, and what a query needs of all its scores (the largest, the sum of the weights) stays in its lane.
-// It pays where the queries fill the lanes. Every number is summed in the order of attention_rows.h, to its bits.
+// Keys are multiplied one after the other with 16 queries at a time, so they need not be transposed, nor even copied
+// where they are neighbours, and what a query needs of all its scores (the largest, the sum of the weights) stays in its
+// lane. It pays where queries fill the lanes. Every number is summed in the order of attention_rows.h, to its bits.
 #pragma once
 
 #include "attention_chunk.h"
@@ -10,8 +10,8 @@
 namespace ramet {
 namespace RAMET_ISA {
 
-// A tile is KEY_TILE keys, or values, by at most LANE_VECTORS vectors of queries. A segment is attended in lanes if no more
-// than SPARE_LANES of them go unused: beyond that, rows were measured to be faster.
+// A tile is KEY_TILE keys, or as many elements of the values, by at most LANE_VECTORS vectors of queries. A segment is
+// attended in lanes if no more than SPARE_LANES lanes go unused: beyond that, rows were measured to be faster.
 #if defined(RAMET_SIMD_AVX512)
 constexpr int KEY_TILE = 8, LANE_VECTORS = 3, SPARE_LANES = 2;
 #else
@@ -32,7 +32,8 @@ struct KeyTiles {
         for (int first = 0; first < round_up(count, LANES); first += KEY_TILE, room += KEY_TILE * stride) {
             const char* at = static_cast<const char*>(rows[first]);
             bool together = ChunkLayout<Math>::as_they_lie(kv.is_f32);
-            for (int k = 1; k < KEY_TILE; ++k) together = together && rows[first + k] == at + k * kv.record_bytes();
+            for (int k = 1; k < KEY_TILE; ++k)
+                together = together && uintptr_t(rows[first + k]) == uintptr_t(at) + uintptr_t(k * kv.record_bytes());
             if (!together)
                 for (int k = 0; k < KEY_TILE; ++k)
                     ChunkLayout<Math>::key(rows[first + k], stride, kv.is_f32, room + k * stride);
@@ -49,9 +50,10 @@ struct LaneQueries {
     const typename Math::Element* queries;  // [V][stride / PER_STEP][LANES][PER_STEP]
     float* state;                           // [V][stride + LANES][LANES]: records, transposed
     float* peaks;                           // [V][LANES]
-    const float* last_keys;                 // [V][LANES] the last key that each may see; -1: none
+    const float* last_keys;                 // [V][LANES] the last key that each may see; -1 where a lane goes unused
     int last;                               // the largest of them
     bool all_see_all;                       // all of them are `last`, and the last of a vector of keys
+    bool all_used;                          // no lane goes unused
 };
 
 template <class Math, int V>
@@ -108,10 +110,11 @@ RAMET_INLINE void soften_lanes(const float* scores, F32 base, F32 keep, float* t
 }
 
 template <class Math, int V>
-static void weigh_lanes(const typename Math::Element* weights, const typename Math::Element* values, int64_t steps,
-                        int64_t stride, const F32* keep, float* state, Ahead& ahead, int ask) {
+static void weigh_lanes(const LaneQueries<Math>& q, const typename Math::Element* weights,
+                        const typename Math::Element* values, int64_t stride, const F32* keep, Ahead& ahead, int ask) {
     constexpr int P = Math::PER_STEP;
-    const int64_t vector_floats = partial_floats(stride) * LANES;
+    const int64_t vector_floats = partial_floats(stride) * LANES, steps = q.last / P + 1;
+    float* state = q.state;
     for (int64_t d = 0; d < stride; d += KEY_TILE) {
         F32 acc[KEY_TILE][V];
         for (int k = 0; k < KEY_TILE; ++k)
@@ -122,7 +125,12 @@ static void weigh_lanes(const typename Math::Element* weights, const typename Ma
                     acc[k][v] = Math::multiply(acc[k][v], weights + (i * V + v) * LANES * P,
                                                values + (i * stride + d + k) * P);
         for (int k = 0; k < KEY_TILE; ++k)
-            for (int v = 0; v < V; ++v) store(state + v * vector_floats + (d + k) * LANES, acc[k][v]);
+            for (int v = 0; v < V; ++v) {
+                float* to = state + v * vector_floats + (d + k) * LANES;
+                if (!q.all_used)  // the records of others: nothing times a value that is not finite is not nothing
+                    acc[k][v] = keep_bits(acc[k][v], less_equal_bits(zero(), load(q.last_keys + v * LANES)), load(to));
+                store(to, acc[k][v]);
+            }
         ahead.ask(ask);
     }
 }
@@ -149,7 +157,7 @@ static void attend_lanes(const LaneQueries<Math>& q, int64_t stride, const KeyTi
                                                             weights + v * LANES * Math::PER_STEP);
         });
     }
-    weigh_lanes<Math, V>(weights, values, q.last / Math::PER_STEP + 1, stride, keep, q.state, ahead, ask);
+    weigh_lanes<Math, V>(q, weights, values, stride, keep, ahead, ask);
 }
 
 // 16 rows of `count` floats, `step` apart, become `count` vectors of lanes, or the other way round.

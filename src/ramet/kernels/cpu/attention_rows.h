@@ -1,4 +1,4 @@
-// Attention of few queries: keys are lanes, and each query is a row. Included by attention.h.
+// Attention of queries that do not fill lanes: keys are lanes, and each query is a row. Included by attention.h.
 #pragma once
 
 #include "attention_chunk.h"

@@ -11,9 +11,8 @@ namespace ramet {
 
 namespace {
 
-// A thread spins before it lets others have its core: inside a step no gap is longer. Between steps it then watches
-// on, whenever nobody else wants the core, for as long as Python takes to prepare the next step: to be woken takes a
-// virtual machine some 50 microseconds, 2 to 3 % of a step of few rows.
+// A thread spins before it offers its core to others. Between steps it then watches on, whenever nobody else wants the
+// core, for as long as Python takes to prepare the next step: in a virtual machine it takes long to be woken.
 constexpr auto SPIN_IN_STEP = std::chrono::microseconds(200);
 constexpr auto SPIN_BETWEEN_STEPS = std::chrono::microseconds(50);
 constexpr auto WATCH_BETWEEN_STEPS = std::chrono::microseconds(1000);

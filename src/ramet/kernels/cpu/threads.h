@@ -2,7 +2,7 @@
 //
 // The whole team enters a step once (`run`), and every thread executes the same code. Inside, `share` hands out
 // the tasks of a phase one by one, so that a core that is slower or busy elsewhere takes fewer, and `sync`
-// waits for the others. Waiting spins, for phases take microseconds; between steps idle threads sleep.
+// waits for the others. Waiting spins, for phases take microseconds; an idle team sleeps.
 #pragma once
 
 #include <atomic>
