@@ -322,12 +322,12 @@ def test_a_row_that_is_not_finite_spoils_no_other(isa, float32, heads, num_rows)
     sequences = [Sequence([0] * 90, list(range(90 * index, 90 * index + 90))) for index in range(3)]
     steps = [Step(sequence, 90 - num_rows, 90) for sequence in sequences]
     queries = queries_of(steps, heads, 32)
-    healthy = attend(isa, model_input(steps), queries, keys, values, float32, 2)
-    queries[3] = np.nan
-    queries[4] = np.inf
-    keys[100], values[120] = np.nan, np.inf  # of the second sequence, seen by all its rows
-    result = attend(isa, model_input(steps), queries, keys, values, float32, 2)
-    touched = [3, 4, *range(num_rows, 2 * num_rows)]
+    healthy = attend(isa, model_input(steps), queries, keys, values, float32)
+    queries[2 * num_rows + 3] = np.nan
+    queries[2 * num_rows + 4] = np.inf
+    keys[10], values[30] = np.nan, np.inf  # of the first sequence, seen by all its rows
+    result = attend(isa, model_input(steps), queries, keys, values, float32)
+    touched = [*range(num_rows), 2 * num_rows + 3, 2 * num_rows + 4]
     assert not np.isfinite(result[touched]).all(axis=1).any()
     assert np.array_equal(np.delete(result, touched, axis=0), np.delete(healthy, touched, axis=0))
 

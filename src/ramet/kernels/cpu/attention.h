@@ -220,8 +220,7 @@ private:
                 bring_queries(v + i);
             }
             const LaneQueries<Math> q{lane_queries_ + v * LANES * stride_, lanes_ + v * LANES * record_floats_,
-                                      peaks_ + v * LANES, last_key, most,
-                                      least == most && (most + 1) % LANES == 0, least >= 0};
+                                      peaks_ + v * LANES, last_key, most, least == most && (most + 1) % LANES == 0};
             if (num == 1) attend_lanes<Math, 1>(q, stride_, keys, values_, ahead, ask);
             if constexpr (LANE_VECTORS > 1)
                 if (num == 2) attend_lanes<Math, 2>(q, stride_, keys, values_, ahead, ask);

@@ -2,7 +2,8 @@
 //
 // Keys are multiplied one after the other with 16 queries at a time, so they need not be transposed, nor even copied
 // where they are neighbours, and what a query needs of all its scores (the largest, the sum of the weights) stays in its
-// lane. It pays where queries fill the lanes. Every number is summed in the order of attention_rows.h, to its bits.
+// lane. It pays where queries fill the lanes. A lane that goes unused adds nothing to its record: its weights are zero, and
+// values are finite (`write_kv`). Every number is summed in the order of attention_rows.h, to its bits.
 #pragma once
 
 #include "attention_chunk.h"
@@ -53,7 +54,6 @@ struct LaneQueries {
     const float* last_keys;                 // [V][LANES] the last key that each may see; -1 where a lane goes unused
     int last;                               // the largest of them
     bool all_see_all;                       // all of them are `last`, and the last of a vector of keys
-    bool all_used;                          // no lane goes unused
 };
 
 template <class Math, int V>
@@ -125,12 +125,7 @@ static void weigh_lanes(const LaneQueries<Math>& q, const typename Math::Element
                     acc[k][v] = Math::multiply(acc[k][v], weights + (i * V + v) * LANES * P,
                                                values + (i * stride + d + k) * P);
         for (int k = 0; k < KEY_TILE; ++k)
-            for (int v = 0; v < V; ++v) {
-                float* to = state + v * vector_floats + (d + k) * LANES;
-                if (!q.all_used)  // the records of others: nothing times a value that is not finite is not nothing
-                    acc[k][v] = keep_bits(acc[k][v], less_equal_bits(zero(), load(q.last_keys + v * LANES)), load(to));
-                store(to, acc[k][v]);
-            }
+            for (int v = 0; v < V; ++v) store(state + v * vector_floats + (d + k) * LANES, acc[k][v]);
         ahead.ask(ask);
     }
 }
