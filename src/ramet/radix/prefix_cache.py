@@ -218,14 +218,14 @@ class PrefixCache:
         if tail.children or span.num_tails > 1:
             key, slots = np.asarray(token_ids, dtype=np.int32), self._slots.allocate(count, last_slot)
             self._move_tail(path, self._tree.add_child(tail, key, KVSpan(slots)))
-        elif count == 1:
-            self._tree.append(tail, token_ids[0])
-            span.slots.append(self._slots.allocate_one(last_slot))
+            return True
+        if count == 1:  # as in most steps: no array for it
+            taken = [self._slots.allocate_one(last_slot)]
         else:
-            slots = self._slots.allocate(count, last_slot)
-            for token_id, slot in zip(token_ids, slots.tolist(), strict=True):
-                self._tree.append(tail, token_id)
-                span.slots.append(slot)
+            taken = self._slots.allocate(count, last_slot).tolist()
+        for token_id, slot in zip(token_ids, taken, strict=True):
+            self._tree.append(tail, token_id)
+            span.slots.append(slot)
         return True
 
     def _move_tail(self, path: Path, child: KVNode) -> None:
