@@ -1,6 +1,6 @@
 // Matrix products with packed weights. Included by isa.cpp.
 //
-// Every output element is summed in one order: by blocks of inputs, then the minima, then bias and the old
+// Every output element is summed in one order: by blocks of inputs, after each pair its minima, then bias and the old
 // value. Tiles of different shapes only do that for more or fewer elements at a time, so a row gets the same
 // bits alone and among thousands.
 #pragma once
@@ -19,22 +19,34 @@ constexpr int QUANT_ROWS = 3, FLOAT_ROWS = 4, TILE_PANELS = 1;
 constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 #endif
 
-// Weights come from memory. The tiles of two panels ask for the panels that come next, a little at each block of
-// inputs, so that the memory is busy all the time.
+// Weights come from memory. Tiles ask for them ahead, a block's worth at a time, so that the memory is busy all the time.
 class Prefetcher {
 public:
-    Prefetcher(ByteRange next, int64_t num_blocks)
-        : at_(next.data),
-          due_(next.data),
-          rate_(((next.bytes < MOST ? next.bytes : MOST) + num_blocks - 1) / num_blocks) {}
+    // Weights that are read once are asked for LEAD bytes before they are multiplied: a processor fetches most of such
+    // a stream by itself. Where they are read in several passes, the first leaves the memory no time and the others
+    // need nothing of it: what comes next is asked for then.
+    Prefetcher(ByteRange own, ByteRange next, int64_t num_passes, int64_t num_blocks) {
+        const int64_t lead = num_passes == 1 ? LEAD : MOST, ahead = next.bytes < lead ? next.bytes : lead;
+        at_ = num_passes == 1 && own.bytes > lead ? own.data + lead : own.data + own.bytes;
+        end_ = own.data + own.bytes;
+        next_ = next.data;
+        next_end_ = next.data + ahead;
+        rate_ = (end_ - at_ + ahead + num_passes * num_blocks - 1) / (num_passes * num_blocks);
+    }
     void block() {
-        for (due_ += rate_; at_ < due_; at_ += 64) __builtin_prefetch(at_, 0, 3);
+        if (at_ >= end_) {
+            at_ = next_;
+            end_ = next_ = next_end_;
+            if (at_ >= end_) return;
+        }
+#pragma GCC unroll 1  // one instruction that walks through memory is what processors look for
+        for (due_ += rate_; due_ > 0; due_ -= 64, at_ += 64) __builtin_prefetch(at_, 0, 3);
     }
 
 private:
-    static constexpr int64_t MOST = 256 << 10;  // a part of a core's cache
-    const uint8_t *at_, *due_;
-    int64_t rate_;
+    static constexpr int64_t LEAD = 512, MOST = 256 << 10;  // a part of a core's cache
+    const uint8_t *at_, *end_, *next_, *next_end_;
+    int64_t rate_, due_ = 0;
 };
 
 // ---- where a tile's 8-bit weights come from: groups of 2 x 4 inputs, unpacked on the way into registers, which
@@ -77,13 +89,9 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
     const int8_t* bytes = x.bytes + row * width;
     const float* scales = x.scales + row * blocks;
     const int32_t* offsets = (Source::is_signed ? x.offsets8 : x.offsets4) + row * blocks;
-    const uint8_t* weights[C];
-    const uint16_t *w_scales[C], *minima[C];
-    for (int c = 0; c < C; ++c) {
-        weights[c] = w.panel(panel + c);
-        w_scales[c] = reinterpret_cast<const uint16_t*>(weights[c] + w.scales_at);
-        minima[c] = reinterpret_cast<const uint16_t*>(weights[c] + w.minima_at);
-    }
+    const int64_t to_next_pair = w.pair_bytes - Source::block_bytes;
+    const uint8_t* block[C];
+    for (int c = 0; c < C; ++c) block[c] = w.panel(panel + c);
     F32 acc[R][C];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) acc[r][c] = zero();
@@ -97,7 +105,7 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) {
             Bytes low[C], high[C];
-            for (int c = 0; c < C; ++c) Source::pair(weights[c] + b * Source::block_bytes, g, low[c], high[c]);
+            for (int c = 0; c < C; ++c) Source::pair(block[c], g, low[c], high[c]);
             for (int r = 0; r < R; ++r) {
                 const int8_t* from = bytes + r * width + b * BLOCK + g * 8;
                 Bytes x_low = broadcast4(from), x_high = broadcast4(from + 4);
@@ -110,24 +118,23 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
                 }
             }
         }
+        const bool is_second = b % 2;
+        const int64_t scales_at = is_second ? Source::block_bytes + 2 * PANEL : 2 * Source::block_bytes;
         F32 scale[C];
-        for (int c = 0; c < C; ++c) scale[c] = load_f16(w_scales[c] + b * PANEL);
+        for (int c = 0; c < C; ++c) scale[c] = load_f16(reinterpret_cast<const uint16_t*>(block[c] + scales_at));
         for (int r = 0; r < R; ++r) {
             F32 x_scale = set1(scales[r * blocks + b]);
             for (int c = 0; c < C; ++c) acc[r][c] = fma(to_float(dot[r][c]), scale[c] * x_scale, acc[r][c]);
         }
-    }
-    if (w.minima_at) {
-        const int64_t pairs = even(blocks) / 2;
-        const uint16_t* sums = x.sums + row * even(blocks);
-        for (int64_t p = 0; p < pairs; ++p) {
+        if (w.minima_at && (is_second || b + 1 == blocks)) {
             Bytes minimum[C];
-            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(minima[c] + p * 2 * PANEL);
+            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(block[c] + scales_at + (is_second ? 2 : 4) * PANEL);
             for (int r = 0; r < R; ++r) {
-                Bytes sum = broadcast4(sums + r * even(blocks) + p * 2);
+                Bytes sum = broadcast4(x.sums + (row + r) * even(blocks) + b / 2 * 2);
                 for (int c = 0; c < C; ++c) acc[r][c] = dot2(acc[r][c], minimum[c], sum);
             }
         }
+        for (int c = 0; c < C; ++c) block[c] += is_second ? to_next_pair : Source::block_bytes;
     }
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
@@ -242,9 +249,10 @@ static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t p
                    float* out, int64_t ld, bool accumulate) {
     if (num_rows == 0) return;
     const bool quantized = w.format == Format::q4 || w.format == Format::q8;
-    const int64_t tile_rows = quantized ? QUANT_ROWS : FLOAT_ROWS;
-    const bool together = TILE_PANELS == 2 && count == 2;
-    Prefetcher prefetch(next, (num_rows + tile_rows - 1) / tile_rows * w.blocks * (together ? 1 : count));
+    const int64_t tile_rows = quantized ? QUANT_ROWS : FLOAT_ROWS, passes = (num_rows + tile_rows - 1) / tile_rows;
+    // Panels that are read once are one stream if they are read one after the other
+    const bool together = TILE_PANELS == 2 && count == 2 && passes > 1;
+    Prefetcher prefetch({w.panel(panel), count * w.panel_bytes}, next, passes, w.blocks * (together ? 1 : count));
     if (together) {
         product<TILE_PANELS>(w, x, num_rows, panel, prefetch, out, ld, accumulate);
         return;

@@ -75,10 +75,11 @@ uint8_t* allocate(PackedMatrix& out, int64_t panel_bytes) {
 
 uint8_t* allocate_blocks(PackedMatrix& out, int64_t block_bytes, bool has_minima) {
     Matrix& view = out.view;
-    const int64_t beside = even(view.blocks) * PANEL * 2;  // bytes of the scales of a panel, or of its minima
-    view.scales_at = view.blocks * block_bytes;
+    constexpr int64_t beside = 2 * PANEL * 2;  // bytes of the scales of a pair of blocks, or of its minima
+    view.scales_at = 2 * block_bytes;
     view.minima_at = has_minima ? view.scales_at + beside : 0;
-    return allocate(out, view.scales_at + beside + (has_minima ? beside : 0));
+    view.pair_bytes = view.scales_at + beside + (has_minima ? beside : 0);
+    return allocate(out, even(view.blocks) / 2 * view.pair_bytes);
 }
 
 uint16_t* halves_at(uint8_t* panel, int64_t offset) { return reinterpret_cast<uint16_t*>(panel + offset); }
@@ -94,8 +95,10 @@ PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, in
         throw std::invalid_argument("rows of blocks do not have the bytes that their columns ask for");
     const int64_t block_bytes = format == Format::q4 ? 256 : 512;
     uint8_t* panels = allocate_blocks(out, block_bytes, has_minima);
-    if (format == Format::q4 && rows % PANEL)  // the lanes past the last row hold zeros
-        std::memset(panels + (view.panels - 1) * view.panel_bytes, 0x88, size_t(view.scales_at));
+    if (format == Format::q4 && rows % PANEL) {  // the lanes past the last row hold zeros
+        uint8_t* last = panels + (view.panels - 1) * view.panel_bytes;
+        for (int64_t b = 0; b < view.blocks; ++b) std::memset(last + view.block_at(b), 0x88, size_t(block_bytes));
+    }
     for (int64_t row = 0; row < rows; ++row) {
         uint8_t* panel = panels + row / PANEL * view.panel_bytes;
         const int64_t lane = row % PANEL;
@@ -103,18 +106,18 @@ PackedMatrix pack_blocks(Format format, bool has_minima, const uint8_t* data, in
             const uint8_t* from = data + row * row_bytes + b * (header + payload);
             uint16_t scale;
             std::memcpy(&scale, from, 2);
-            halves_at(panel, view.scales_at)[b * PANEL + lane] = scale;
+            halves_at(panel, view.scales_of(b))[lane] = scale;
             if (has_minima) {
                 uint16_t minimum;
                 std::memcpy(&minimum, from + 2, 2);
                 // Weights are scale * q + minimum; ours are scale * (q - 8) + minimum
                 float middle = f16_to_f32(minimum) + 8.0f * f16_to_f32(scale);
-                halves_at(panel, view.minima_at)[(b / 2 * PANEL + lane) * 2 + b % 2] = f32_to_bf16(middle);
+                halves_at(panel, view.minima_of(b))[lane * 2] = f32_to_bf16(middle);
             }
             if (format == Format::q8) {
-                put_q8(panel + b * block_bytes, lane, reinterpret_cast<const int8_t*>(from + header));
+                put_q8(panel + view.block_at(b), lane, reinterpret_cast<const int8_t*>(from + header));
             } else {
-                put_q4(panel + b * block_bytes, lane, from + header);
+                put_q4(panel + view.block_at(b), lane, from + header);
             }
         }
     }
@@ -194,8 +197,8 @@ PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns, std::shar
             int8_t values[BLOCK] = {};
             for (int64_t i = 0; i < count && stored > 0 && stored < INFINITY; ++i)
                 values[i] = int8_t(std::lrint(std::fmin(std::fmax(from[i] / stored, -127.0f), 127.0f)));
-            halves_at(panel, view.scales_at)[b * PANEL + row % PANEL] = scale;
-            put_q8(panel + b * 512, row % PANEL, values);
+            halves_at(panel, view.scales_of(b))[row % PANEL] = scale;
+            put_q8(panel + view.block_at(b), row % PANEL, values);
         }
     return out;
 }

@@ -118,21 +118,21 @@ static void silu_multiply(const float* gate, const float* up, int64_t n, float* 
 static void embed(const Matrix& w, int64_t id, float* out) {
     const uint8_t* panel = w.panel(id / PANEL);
     const int64_t lane = id % PANEL;
-    auto* scales = reinterpret_cast<const uint16_t*>(panel + w.scales_at);
-    auto* minima = reinterpret_cast<const uint16_t*>(panel + w.minima_at);
+    auto half = [&](int64_t at, int64_t index) { return reinterpret_cast<const uint16_t*>(panel + at)[index]; };
     switch (w.format) {
         case Format::q4:
         case Format::q8:
             for (int64_t b = 0; b < w.blocks; ++b) {
-                float scale = f16_to_f32(scales[b * PANEL + lane]);
-                float minimum = w.minima_at ? bf16_to_f32(minima[(b / 2 * PANEL + lane) * 2 + b % 2]) : 0;
+                const uint8_t* block = panel + w.block_at(b);
+                float scale = f16_to_f32(half(w.scales_of(b), lane));
+                float minimum = w.minima_at ? bf16_to_f32(half(w.minima_of(b), lane * 2)) : 0;
                 for (int64_t i = 0; i < BLOCK && b * BLOCK + i < w.k; ++i) {
                     int value;
                     if (w.format == Format::q4) {
-                        uint8_t both = panel[b * 256 + i / 8 * 64 + lane * 4 + i % 4];
+                        uint8_t both = block[i / 8 * 64 + lane * 4 + i % 4];
                         value = (i / 4 % 2 ? both >> 4 : both & 15) - 8;
                     } else {
-                        value = static_cast<int8_t>(panel[b * 512 + i / 4 * 64 + lane * 4 + i % 4]);
+                        value = static_cast<int8_t>(block[i / 4 * 64 + lane * 4 + i % 4]);
                     }
                     out[b * BLOCK + i] = scale * float(value) + minimum;
                 }

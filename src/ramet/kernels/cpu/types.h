@@ -14,24 +14,29 @@ constexpr int ATTENTION_ROWS = 64;  // rows that one unit of attention work cove
 
 enum class Format : uint8_t { q4, q8, bf16, f32 };
 
-// A packed weight matrix. Panels of 16 output features stand one after the other, each one run of memory, for that
-// is how it is read. It begins with the weights:
-//   q4:   per block 4 groups of 64 bytes; byte (o, j) of group g holds inputs 8g + j (low nibble) and
-//         8g + 4 + j (high) of output o. The weight is scale * (nibble - 8) + minimum.
-//   q8:   per block 8 groups of 64 bytes; byte (o, j) of group g is input 4g + j, int8.
+// A packed weight matrix. Panels of 16 output features stand one after the other, each one run of memory that is read
+// from its first byte to its last: what a processor fetches ahead by itself. A panel is
 //   bf16: per pair of inputs 16 x 2 values.   f32: per input 16 values.
-// Behind them, each at a multiple of 64 bytes, are the scales, f16 [blocks][PANEL], and the minima, bf16
-// [ceil(blocks / 2)][PANEL][2].
+//   q4, q8: pairs of blocks (the last may be half empty). A pair is the weights of its two blocks, then their scales,
+//         f16 [2][PANEL], then, if the matrix has them, their minima, bf16 [PANEL][2]. The weights of a block are
+//         q4: 4 groups of 64 bytes; byte (o, j) of group g holds inputs 8g + j (low nibble) and 8g + 4 + j (high) of
+//             output o. The weight is scale * (nibble - 8) + minimum.
+//         q8: 8 groups of 64 bytes; byte (o, j) of group g is input 4g + j, int8.
 struct Matrix {
     Format format;
     int64_t n, k;                   // output and input features
     int64_t panels, blocks;         // ceil(n / PANEL), ceil(k / BLOCK)
     const uint8_t* data;            // [panels][panel_bytes]
     int64_t panel_bytes;
-    int64_t scales_at, minima_at;   // within a panel; 0: it has none
+    int64_t pair_bytes;             // of two blocks, with scales and minima
+    int64_t scales_at, minima_at;   // within a pair; 0: it has none
     const float* bias;              // [panels * PANEL], or null
 
     const uint8_t* panel(int64_t index) const { return data + index * panel_bytes; }
+    // Within a panel: where the weights of a block begin, its 16 scales, and its first minimum, of every other value.
+    int64_t block_at(int64_t block) const { return block / 2 * pair_bytes + block % 2 * (scales_at / 2); }
+    int64_t scales_of(int64_t block) const { return block / 2 * pair_bytes + scales_at + block % 2 * PANEL * 2; }
+    int64_t minima_of(int64_t block) const { return block / 2 * pair_bytes + minima_at + block % 2 * 2; }
 };
 
 // What will be read soon; nothing if null.
