@@ -14,6 +14,7 @@ constexpr float NOTHING = -1e30f;  // the score of a key that may not be seen: f
 // ---- how numbers are multiplied: one float at a time, or pairs of bf16
 
 struct FloatMath {
+    static constexpr bool IS_TURNED_QUICKLY = false;
     using Element = float;
     static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
     RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
@@ -24,6 +25,7 @@ struct FloatMath {
 
 #if defined(RAMET_NATIVE_BF16)
 struct PairMath {
+    static constexpr bool IS_TURNED_QUICKLY = true;
     using Element = uint16_t;
     static constexpr int PER_STEP = 2;
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
@@ -42,10 +44,19 @@ struct Ahead {
     int64_t head;
     const int32_t* slots;
     int left;
+
     void ask(int count) {
         for (; count > 0 && left > 0; --count, --left, ++slots) {
             const char* record = kv.record(head, *slots);
             for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 0, 3);
+        }
+    }
+    // Into the second cache: where a chunk takes so little work that the next one would push it out of the first.
+    void ask_to_second(int count) {
+        for (; count > 0 && left > 0; --count, --left, ++slots) {
+            const char* record = kv.record(head, *slots);
+#pragma GCC unroll 1  // one instruction that walks through memory is what processors look for
+            for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 0, 2);
         }
     }
 };
@@ -139,7 +150,9 @@ struct ChunkLayout<PairMath> {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 auto* first = static_cast<const uint16_t*>(rows[i]) + stride + d;
                 auto* second = static_cast<const uint16_t*>(rows[i + 1]) + stride + d;
-                interleave16(first, second, out + i * stride + d * 2);
+                Bytes pairs[2];
+                interleave16(first, second, pairs[0], pairs[1]);
+                std::memcpy(out + i * stride + d * 2, pairs, sizeof(pairs));
             }
             ahead.ask(1);
         }

@@ -232,8 +232,8 @@ RAMET_INLINE F32 dot2(F32 acc, Bytes a, Bytes b) {
 #endif
 }
 
-// Transpose 16 x 16 words of 4 bytes: rows from `in`, out row i at out + i * stride.
-RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
+// Transpose 16 x 16 words of 4 bytes: rows from `in`, columns in registers.
+RAMET_INLINE void transpose16(const void* const* in, Bytes (&columns)[16]) {
     __m512i r[16], t[16];
     for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(in[i]);
     for (int i = 0; i < 16; i += 2) {
@@ -252,23 +252,29 @@ RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_b
         t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
     }
-    char* to = static_cast<char*>(out);
     for (int i = 0; i < 4; ++i) {
-        _mm512_storeu_si512(to + i * stride_bytes, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
-        _mm512_storeu_si512(to + (i + 8) * stride_bytes, _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
-        _mm512_storeu_si512(to + (i + 4) * stride_bytes, _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88));
-        _mm512_storeu_si512(to + (i + 12) * stride_bytes, _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd));
+        columns[i] = {_mm512_shuffle_i32x4(t[i], t[i + 8], 0x88)};
+        columns[i + 8] = {_mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd)};
+        columns[i + 4] = {_mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88)};
+        columns[i + 12] = {_mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd)};
     }
 }
 
+// The same, column i stored at out + i * stride.
+RAMET_INLINE void transpose16(const void* const* in, void* out, int64_t stride_bytes) {
+    Bytes columns[16];
+    transpose16(in, columns);
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(static_cast<char*>(out) + i * stride_bytes, columns[i].v);
+}
+
 // Two rows of 32 16-bit values, interleaved: (a0 b0 a1 b1 ...) in two vectors.
-RAMET_INLINE void interleave16(const uint16_t* a, const uint16_t* b, uint16_t* out) {
+RAMET_INLINE void interleave16(const uint16_t* a, const uint16_t* b, Bytes& first, Bytes& second) {
     alignas(64) static const uint16_t low_order[32] = {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39,
         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     __m512i low = _mm512_load_si512(low_order), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
-    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(x, low, y));
-    _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi16(x, high, y));
+    first = {_mm512_permutex2var_epi16(x, low, y)};
+    second = {_mm512_permutex2var_epi16(x, high, y)};
 }
 
 // A bit for each lane where the comparison holds, lane 0 the lowest. Unordered: one of the two is not a number.
