@@ -429,6 +429,7 @@ def broken_plans(draw):
 
 
 @settings(max_examples=200, deadline=None)
+@example(plan=plan_of(model_input(VALID)), heads=(0, 1), head_dim=8, out_shape=None, isa=ISAS[0])
 @given(
     plan=broken_plans(),
     heads=st.sampled_from([(2, 1), (4, 2), (3, 2), (0, 1), (1, 0)]),

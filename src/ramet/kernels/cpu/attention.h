@@ -180,7 +180,7 @@ private:
     void attend_in_rows(const void* const* rows, int count, int64_t first, int64_t q_begin, int64_t q_end, Ahead& ahead) {
         // With many queries the memory has time while they are multiplied, with few only while the chunk is laid out
         const int64_t num_tiles = (q_end - q_begin + QUERY_TILE - 1) / QUERY_TILE;
-        const bool many = num_tiles >= 4, as_it_lies = Math::IS_TURNED_QUICKLY && is_one_tile(q_end - q_begin);
+        const bool many = num_tiles >= 4, as_it_lies = Math::TURNS_IN_REGISTERS && q_end - q_begin <= QUERY_BATCH;
         Ahead idle{};
         if (!as_it_lies) {
             ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_, many ? idle : ahead);
@@ -198,7 +198,7 @@ private:
                                    rows_ + q * record_floats_, record_floats_, ahead, ask);
             };
 #if defined(RAMET_NATIVE_BF16)
-            if constexpr (Math::IS_TURNED_QUICKLY)
+            if constexpr (Math::TURNS_IN_REGISTERS)
                 if (as_it_lies) {
                     attend(ChunkAsItLies{rows, ahead});
                     continue;

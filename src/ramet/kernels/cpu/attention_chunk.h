@@ -14,7 +14,7 @@ constexpr float NOTHING = -1e30f;  // the score of a key that may not be seen: f
 // ---- how numbers are multiplied: one float at a time, or pairs of bf16
 
 struct FloatMath {
-    static constexpr bool IS_TURNED_QUICKLY = false;
+    static constexpr bool TURNS_IN_REGISTERS = false;
     using Element = float;
     static constexpr int PER_STEP = 1;  // elements along the sum that a multiplication takes
     RAMET_INLINE F32 multiply(F32 acc, const float* b, const float* a) { return fma(load(b), set1(*a), acc); }
@@ -25,7 +25,7 @@ struct FloatMath {
 
 #if defined(RAMET_NATIVE_BF16)
 struct PairMath {
-    static constexpr bool IS_TURNED_QUICKLY = true;
+    static constexpr bool TURNS_IN_REGISTERS = true;
     using Element = uint16_t;
     static constexpr int PER_STEP = 2;
     RAMET_INLINE F32 multiply(F32 acc, const uint16_t* b, const uint16_t* a) {
@@ -51,7 +51,7 @@ struct Ahead {
             for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 0, 3);
         }
     }
-    // Into the second cache: where a chunk takes so little work that the next one would push it out of the first.
+    // Into the second cache: for where the first has no room beside the chunk at work and what is made of it.
     void ask_to_second(int count) {
         for (; count > 0 && left > 0; --count, --left, ++slots) {
             const char* record = kv.record(head, *slots);
@@ -111,7 +111,7 @@ struct ChunkLayout<FloatMath> {
                     store(out + (d + 2 * i + 1) * CHUNK + first, high_bf16(pair));
                 }
             }
-            ahead.ask(LANES / 2);
+            ahead.ask_to_second(LANES / 2);
         }
     }
     static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
@@ -122,7 +122,7 @@ struct ChunkLayout<FloatMath> {
                                    : load_bf16(static_cast<const uint16_t*>(rows[i]) + stride + d);
                 store(out + i * stride + d, value);
             }
-            ahead.ask(1);
+            ahead.ask_to_second(1);
         }
     }
 };

@@ -24,8 +24,8 @@ struct Chunk {
 };
 
 #if defined(RAMET_NATIVE_BF16)
-// A chunk for a single tile of queries, as it lies in the pool: keys are turned, and values paired, on the way into
-// registers. While they are, the memory has time for the chunk that comes next.
+// A chunk for a single batch of queries, as it lies in the pool: keys are turned, and values paired, on the way into
+// registers, anew for each tile. While they are, the memory has time for the chunk that comes next.
 struct ChunkAsItLies {
     const void* const* rows;
     Ahead& ahead;
@@ -141,14 +141,15 @@ template <class Do>
 RAMET_INLINE void for_tiles(int count, const Do& each) {
     int q = 0;
     for (; count - q >= QUERY_TILE; q += QUERY_TILE) each(Tile<QUERY_TILE>{}, q);
-    if constexpr (QUERY_TILE > 3)
-        for (; count - q >= 3; q += 3) each(Tile<3>{}, q);
-    if constexpr (QUERY_TILE > 2)
-        for (; count - q >= 2; q += 2) each(Tile<2>{}, q);
-    for (; q < count; ++q) each(Tile<1>{}, q);
+    switch (count - q) {
+        case 5: if constexpr (QUERY_TILE > 5) each(Tile<5>{}, q); break;
+        case 4: if constexpr (QUERY_TILE > 4) each(Tile<4>{}, q); break;
+        case 3: if constexpr (QUERY_TILE > 3) each(Tile<3>{}, q); break;
+        case 2: if constexpr (QUERY_TILE > 2) each(Tile<2>{}, q); break;
+        case 1: if constexpr (QUERY_TILE > 1) each(Tile<1>{}, q); break;
+        default: break;
+    }
 }
-
-inline bool is_one_tile(int64_t count) { return count <= 3 || count == QUERY_TILE; }
 
 // Up to QUERY_BATCH queries against a chunk; `last_key[q]` is the last key query q may see, `peaks[q]` its largest score
 // so far (there are LANES of them, whatever the count). All scores first, then all weights, then all sums: each stretch

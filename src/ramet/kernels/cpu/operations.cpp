@@ -60,7 +60,8 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
     const Kernels& kernels = kernels_named(isa);
     const int64_t rows = int64_t(queries.shape(0)), heads = int64_t(queries.shape(1)), dim = int64_t(queries.shape(2));
     const int64_t num_slots = int64_t(keys.shape(0)), kv_heads = int64_t(keys.shape(1));
-    require(dim > 0 && dim <= 512 && kv_heads > 0 && heads % kv_heads == 0, "the numbers of heads do not fit");
+    require(dim > 0 && dim <= 512 && kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
+            "the numbers of heads do not fit");
     require(int64_t(keys.shape(2)) == dim && values.shape(0) == keys.shape(0) && values.shape(1) == keys.shape(1) &&
                 int64_t(values.shape(2)) == dim && int64_t(positions.size()) == rows &&
                 int64_t(out.shape(0)) == rows && int64_t(out.shape(1)) == heads * dim,
