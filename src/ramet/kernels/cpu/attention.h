@@ -178,34 +178,32 @@ private:
     };
 
     void attend_in_rows(const void* const* rows, int count, int64_t first, int64_t q_begin, int64_t q_end, Ahead& ahead) {
-        // With many queries the memory has time while they are multiplied, with few only while the chunk is laid out
-        const int64_t num_tiles = (q_end - q_begin + QUERY_TILE - 1) / QUERY_TILE;
-        const bool many = num_tiles >= 4, as_it_lies = Math::TURNS_IN_REGISTERS && q_end - q_begin <= QUERY_BATCH;
-        Ahead idle{};
-        if (!as_it_lies) {
-            ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_, many ? idle : ahead);
-            ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, many ? idle : ahead);
-        }
-        const int ask = as_it_lies ? 0 : many ? int(CHUNK / (2 * num_tiles) + 1) : CHUNK;
         for (int64_t v = q_begin / LANES; v * LANES < q_end; ++v) keep_as(Form::rows, v);
         LastKeys last_keys{plan_.positions + unit_.row_begin + q_begin / shape_.group, first, shape_.group, 0, count - 1};
-        for (int64_t q = q_begin; q < q_end; q += QUERY_BATCH) {
-            const int batch = q_end - q < QUERY_BATCH ? int(q_end - q) : QUERY_BATCH;
-            int last_key[QUERY_BATCH];
-            for (int i = 0; i < batch; ++i) last_key[i] = last_keys.next();
-            auto attend = [&](const auto& chunk) {
-                attend_batch<Math>(queries_ + q * stride_, batch, stride_, chunk, last_key, peaks_ + q,
-                                   rows_ + q * record_floats_, record_floats_, ahead, ask);
-            };
-#if defined(RAMET_NATIVE_BF16)
-            if constexpr (Math::TURNS_IN_REGISTERS)
-                if (as_it_lies) {
-                    attend(ChunkAsItLies{rows, ahead});
-                    continue;
-                }
-#endif
-            attend(Chunk<Math>{keys_, values_});
-        }
+        if constexpr (Math::TURNS_IN_REGISTERS)
+            if (q_end - q_begin <= QUERY_BATCH) {  // measured to be faster up to these
+                attend_next_batch(ChunkAsItLies{rows, ahead}, q_begin, q_end, last_keys, ahead, 0);
+                ahead.ask_to_second(CHUNK);  // what a short chunk has left
+                return;
+            }
+        // With many queries the memory has time while they are multiplied, with few only while the chunk is laid out
+        const int64_t num_tiles = (q_end - q_begin + QUERY_TILE - 1) / QUERY_TILE;
+        const bool many = num_tiles >= 4;
+        Ahead idle{};
+        ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_, many ? idle : ahead);
+        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, many ? idle : ahead);
+        const int ask = many ? int(CHUNK / (2 * num_tiles) + 1) : CHUNK;
+        for (int64_t q = q_begin; q < q_end; q += QUERY_BATCH)
+            attend_next_batch(Chunk<Math>{keys_, values_}, q, q_end, last_keys, ahead, ask);
+    }
+
+    template <class SomeChunk>
+    void attend_next_batch(const SomeChunk& chunk, int64_t q, int64_t q_end, LastKeys& last_keys, Ahead& ahead, int ask) {
+        const int batch = q_end - q < QUERY_BATCH ? int(q_end - q) : QUERY_BATCH;
+        int last_key[QUERY_BATCH];
+        for (int i = 0; i < batch; ++i) last_key[i] = last_keys.next();
+        attend_batch<Math>(queries_ + q * stride_, batch, stride_, chunk, last_key, peaks_ + q, rows_ + q * record_floats_,
+                           record_floats_, ahead, ask);
     }
 
     void attend_in_lanes(const void* const* rows, int count, int64_t first, int64_t q_begin, int64_t q_end, Ahead& ahead) {

@@ -23,63 +23,6 @@ struct Chunk {
     const typename Math::Element* values;
 };
 
-#if defined(RAMET_NATIVE_BF16)
-// A chunk for a single batch of queries, as it lies in the pool: keys are turned, and values paired, on the way into
-// registers, anew for each tile. While they are, the memory has time for the chunk that comes next.
-struct ChunkAsItLies {
-    const void* const* rows;
-    Ahead& ahead;
-};
-
-template <class Math, int R, int V>
-static inline __attribute__((always_inline)) void score(const uint16_t* queries, int64_t stride,
-                                                        const ChunkAsItLies& chunk, float* scores, float* most) {
-    for (int64_t d = 0; d < stride; d += HEAD_ALIGN)
-        for (int v = 0; v < V; ++v) {  // inside, so that one vector's sums need not wait for each other
-            const void* in[LANES];
-            for (int i = 0; i < LANES; ++i) in[i] = static_cast<const uint16_t*>(chunk.rows[v * LANES + i]) + d;
-            Bytes columns[LANES];
-            transpose16(in, columns);
-            F32 acc[R];
-            for (int r = 0; r < R; ++r) acc[r] = d == 0 ? zero() : load(scores + r * CHUNK + v * LANES);
-#pragma GCC unroll 16
-            for (int i = 0; i < LANES; ++i) {
-                if (i % 4 == 0) chunk.ahead.ask_to_second(1);
-                for (int r = 0; r < R; ++r)
-                    acc[r] = dot2(acc[r], columns[i], broadcast4(queries + r * stride + d + 2 * i));
-            }
-            for (int r = 0; r < R; ++r) store(scores + r * CHUNK + v * LANES, acc[r]);
-        }
-    for (int r = 0; r < R; ++r) {
-        F32 largest = load(scores + r * CHUNK);
-        for (int v = 1; v < V; ++v) largest = max(load(scores + r * CHUNK + v * LANES), largest);
-        store(most + r * LANES, largest);
-    }
-}
-
-template <class Math, int R, int V>
-static inline __attribute__((always_inline)) void weigh(const uint16_t* weights, const ChunkAsItLies& chunk,
-                                                        int64_t steps, int64_t stride, int64_t d, const float* keep, float* records,
-                                                        int64_t record_floats) {
-    F32 acc[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) acc[r][v] = load(records + r * record_floats + d + v * LANES) * set1(keep[r]);
-    for (int64_t i = 0; i < steps; ++i) {
-        auto* first = static_cast<const uint16_t*>(chunk.rows[2 * i]) + stride + d;
-        auto* second = static_cast<const uint16_t*>(chunk.rows[2 * i + 1]) + stride + d;
-        Bytes values[V];
-        for (int v = 0; v < V; v += 2) interleave16(first + v * LANES, second + v * LANES, values[v], values[v + 1]);
-        for (int r = 0; r < R; ++r) {
-            const Bytes weight = broadcast4(weights + r * CHUNK + i * 2);
-            for (int v = 0; v < V; ++v) acc[r][v] = dot2(acc[r][v], values[v], weight);
-        }
-        if (d == 0) chunk.ahead.ask_to_second(1);
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);
-}
-#endif
-
 // A query's scores of a chunk, and its weights, stand CHUNK apart. `most` gets the largest score of each lane.
 template <class Math, int R, int V>
 static inline __attribute__((always_inline)) void score(const typename Math::Element* queries, int64_t stride,
@@ -131,6 +74,65 @@ static inline __attribute__((always_inline)) void weigh(const typename Math::Ele
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);
 }
+
+// ---- the same, for a single batch of queries
+
+// A chunk as it lies in the pool: keys are turned, and values paired, on the way into
+// registers, anew for each tile. While they are, the memory has time for the chunk that comes next.
+struct ChunkAsItLies {
+    const void* const* rows;
+    Ahead& ahead;
+};
+
+#if defined(RAMET_NATIVE_BF16)
+template <class Math, int R, int V>
+static inline __attribute__((always_inline)) void score(const uint16_t* queries, int64_t stride,
+                                                        const ChunkAsItLies& chunk, float* scores, float* most) {
+    for (int64_t d = 0; d < stride; d += HEAD_ALIGN)
+        for (int v = 0; v < V; ++v) {  // inside, so that the sums of one vector do not wait for each other
+            const void* in[LANES];
+            for (int i = 0; i < LANES; ++i) in[i] = static_cast<const uint16_t*>(chunk.rows[v * LANES + i]) + d;
+            Bytes columns[LANES];
+            transpose16(in, columns);
+            F32 acc[R];
+            for (int r = 0; r < R; ++r) acc[r] = d == 0 ? zero() : load(scores + r * CHUNK + v * LANES);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i) {
+                if (i % 4 == 0) chunk.ahead.ask_to_second(1);
+                for (int r = 0; r < R; ++r)
+                    acc[r] = dot2(acc[r], columns[i], broadcast4(queries + r * stride + d + 2 * i));
+            }
+            for (int r = 0; r < R; ++r) store(scores + r * CHUNK + v * LANES, acc[r]);
+        }
+    for (int r = 0; r < R; ++r) {
+        F32 largest = load(scores + r * CHUNK);
+        for (int v = 1; v < V; ++v) largest = max(load(scores + r * CHUNK + v * LANES), largest);
+        store(most + r * LANES, largest);
+    }
+}
+
+template <class Math, int R, int V>
+static inline __attribute__((always_inline)) void weigh(const uint16_t* weights, const ChunkAsItLies& chunk,
+                                                        int64_t steps, int64_t stride, int64_t d, const float* keep,
+                                                        float* records, int64_t record_floats) {
+    F32 acc[R][V];
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) acc[r][v] = load(records + r * record_floats + d + v * LANES) * set1(keep[r]);
+    for (int64_t i = 0; i < steps; ++i) {
+        auto* first = static_cast<const uint16_t*>(chunk.rows[2 * i]) + stride + d;
+        auto* second = static_cast<const uint16_t*>(chunk.rows[2 * i + 1]) + stride + d;
+        Bytes values[V];
+        for (int v = 0; v < V; v += 2) interleave16(first + v * LANES, second + v * LANES, values[v], values[v + 1]);
+        for (int r = 0; r < R; ++r) {
+            const Bytes weight = broadcast4(weights + r * CHUNK + i * 2);
+            for (int v = 0; v < V; ++v) acc[r][v] = dot2(acc[r][v], values[v], weight);
+        }
+        if (d == 0) chunk.ahead.ask_to_second(1);
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);
+}
+#endif
 
 template <int R>
 struct Tile {

@@ -23,8 +23,8 @@ constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 class Prefetcher {
 public:
     // Weights that are read once are asked for LEAD bytes before they are multiplied: a processor fetches most of such
-    // a stream by itself. Where they are read in several passes, the first leaves the memory no time and the others
-    // need nothing of it: what comes next is asked for then.
+    // a stream by itself. Those that are read in several passes were asked for by the task before, and all passes ask
+    // for what comes next.
     Prefetcher(ByteRange own, ByteRange next, int64_t num_passes, int64_t num_blocks) {
         const int64_t lead = num_passes == 1 ? LEAD : MOST, ahead = next.bytes < lead ? next.bytes : lead;
         at_ = num_passes == 1 && own.bytes > lead ? own.data + lead : own.data + own.bytes;
@@ -34,17 +34,20 @@ public:
         rate_ = (end_ - at_ + ahead + num_passes * num_blocks - 1) / (num_passes * num_blocks);
     }
     void block() {
-        if (at_ >= end_) {
-            at_ = next_;
-            end_ = next_ = next_end_;
-            if (at_ >= end_) return;
-        }
 #pragma GCC unroll 1  // one instruction that walks through memory is what processors look for
-        for (due_ += rate_; due_ > 0; due_ -= 64, at_ += 64) __builtin_prefetch(at_, 0, 3);
+        for (due_ += rate_; due_ > 0; due_ -= 64, at_ += 64) {
+            if (at_ >= end_) {
+                at_ = next_;
+                end_ = next_ = next_end_;
+                if (at_ >= end_) return;
+            }
+            __builtin_prefetch(at_, 0, 3);
+        }
     }
 
 private:
-    static constexpr int64_t LEAD = 512, MOST = 256 << 10;  // a part of a core's cache
+    static constexpr int64_t LEAD = 512;
+    static constexpr int64_t MOST = 256 << 10;  // a part of a core's cache
     const uint8_t *at_, *end_, *next_, *next_end_;
     int64_t rate_, due_ = 0;
 };
@@ -89,13 +92,13 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
     const int8_t* bytes = x.bytes + row * width;
     const float* scales = x.scales + row * blocks;
     const int32_t* offsets = (Source::is_signed ? x.offsets8 : x.offsets4) + row * blocks;
-    const int64_t to_next_pair = w.pair_bytes - Source::block_bytes;
-    const uint8_t* block[C];
-    for (int c = 0; c < C; ++c) block[c] = w.panel(panel + c);
+    const uint8_t* pair[C];
+    for (int c = 0; c < C; ++c) pair[c] = w.panel(panel + c);
     F32 acc[R][C];
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) acc[r][c] = zero();
     for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t second = b % 2;  // of its pair
         I32 dot[R][C];
         for (int r = 0; r < R; ++r) {
             I32 first = Source::is_signed && SIGNED_OFFSET == 0 ? set1_int(0) : set1_int(offsets[r * blocks + b]);
@@ -105,7 +108,7 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) {
             Bytes low[C], high[C];
-            for (int c = 0; c < C; ++c) Source::pair(block[c], g, low[c], high[c]);
+            for (int c = 0; c < C; ++c) Source::pair(pair[c] + second * Source::block_bytes, g, low[c], high[c]);
             for (int r = 0; r < R; ++r) {
                 const int8_t* from = bytes + r * width + b * BLOCK + g * 8;
                 Bytes x_low = broadcast4(from), x_high = broadcast4(from + 4);
@@ -118,23 +121,22 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
                 }
             }
         }
-        const bool is_second = b % 2;
-        const int64_t scales_at = is_second ? Source::block_bytes + 2 * PANEL : 2 * Source::block_bytes;
         F32 scale[C];
-        for (int c = 0; c < C; ++c) scale[c] = load_f16(reinterpret_cast<const uint16_t*>(block[c] + scales_at));
+        for (int c = 0; c < C; ++c)
+            scale[c] = load_f16(reinterpret_cast<const uint16_t*>(pair[c] + 2 * Source::block_bytes) + second * PANEL);
         for (int r = 0; r < R; ++r) {
             F32 x_scale = set1(scales[r * blocks + b]);
             for (int c = 0; c < C; ++c) acc[r][c] = fma(to_float(dot[r][c]), scale[c] * x_scale, acc[r][c]);
         }
-        if (w.minima_at && (is_second || b + 1 == blocks)) {
+        if (!Source::is_signed && w.minima_at && (second || b + 1 == blocks)) {
             Bytes minimum[C];
-            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(block[c] + scales_at + (is_second ? 2 : 4) * PANEL);
+            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(pair[c] + w.minima_at);
             for (int r = 0; r < R; ++r) {
                 Bytes sum = broadcast4(x.sums + (row + r) * even(blocks) + b / 2 * 2);
                 for (int c = 0; c < C; ++c) acc[r][c] = dot2(acc[r][c], minimum[c], sum);
             }
         }
-        for (int c = 0; c < C; ++c) block[c] += is_second ? to_next_pair : Source::block_bytes;
+        for (int c = 0; c < C; ++c) pair[c] += second * w.pair_bytes;
     }
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);

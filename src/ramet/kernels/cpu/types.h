@@ -33,13 +33,14 @@ struct Matrix {
     const float* bias;              // [panels * PANEL], or null
 
     const uint8_t* panel(int64_t index) const { return data + index * panel_bytes; }
-    // Within a panel: where the weights of a block begin, its 16 scales, and its first minimum, of every other value.
+    // Within a panel: where the weights of a block begin, its scales, and its first minimum; its minima are every other
+    // value from there.
     int64_t block_at(int64_t block) const { return block / 2 * pair_bytes + block % 2 * (scales_at / 2); }
     int64_t scales_of(int64_t block) const { return block / 2 * pair_bytes + scales_at + block % 2 * PANEL * 2; }
     int64_t minima_of(int64_t block) const { return block / 2 * pair_bytes + minima_at + block % 2 * 2; }
 };
 
-// What will be read soon; nothing if null.
+// A stretch of memory; none if null.
 struct ByteRange {
     const uint8_t* data = nullptr;
     int64_t bytes = 0;
@@ -144,7 +145,8 @@ struct Kernels {
     const char* name;
     bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
 
-    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. Prefetches `next`.
+    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. `next` is what will
+    // be read after them: it is prefetched, or its beginning.
     // out[row * ld + n] = (accumulate ? out : 0) + product + bias
     void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, ByteRange next,
                    float* out, int64_t ld, bool accumulate);
