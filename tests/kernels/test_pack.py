@@ -114,6 +114,11 @@ def test_the_size_is_that_of_the_bits(kind, bits):
     assert matrix.num_bytes == 256 * 512 * bits / 8  # outputs are padded to 256
 
 
+def test_blocks_are_padded_to_pairs():
+    matrix = NATIVE.pack_q8(np.ones((16, 17 * 32), dtype=np.float32))
+    assert matrix.num_bytes == 9 * 2 * 16 * (32 + 2)
+
+
 def test_a_bias_of_another_size_is_refused():
     matrix = NATIVE.pack_q8(np.ones((17, 32), dtype=np.float32))
     for size in (0, 1, 16, 18, 32):

@@ -77,8 +77,8 @@ static inline __attribute__((always_inline)) void weigh(const typename Math::Ele
 
 // ---- the same, for a single batch of queries
 
-// A chunk as it lies in the pool: keys are turned, and values paired, on the way into
-// registers, anew for each tile. While they are, the memory has time for the chunk that comes next.
+// A chunk as it lies in the pool: keys are turned, and values paired, on the way into registers, anew for each tile. While
+// they are, the memory has time for the chunk that comes next.
 struct ChunkAsItLies {
     const void* const* rows;
     Ahead& ahead;

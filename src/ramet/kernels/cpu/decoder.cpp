@@ -165,8 +165,8 @@ struct Decoder::Run {
         sync();
     }
 
-    // out[row][column + n] = product of the inputs with each part; the phase is not ended. Weights are prefetched:
-    // a thread's next, and at its end the first of the product `then`, if any.
+    // out[row][column + n] = product of the inputs with each part; the phase is not ended. Told what comes
+    // next, tasks prefetch it: the next of a thread, and at its end the first of the product `then`, if any.
     void multiply(const Product& product, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
                   bool accumulate, const Product* then = nullptr) {
         const int64_t num_tasks = product.num_tasks();

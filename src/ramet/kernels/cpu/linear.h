@@ -19,7 +19,7 @@ constexpr int QUANT_ROWS = 3, FLOAT_ROWS = 4, TILE_PANELS = 1;
 constexpr int QUANT_ROWS = 2, FLOAT_ROWS = 2, TILE_PANELS = 1;
 #endif
 
-// Weights come from memory. Tiles ask for them ahead, a block's worth at a time, so that the memory is busy all the time.
+// Weights come from memory. Tiles ask for them ahead, a block's worth at a time, so that the memory is always busy.
 class Prefetcher {
 public:
     // Weights that are read once are asked for LEAD bytes before they are multiplied: a processor fetches most of such

@@ -145,8 +145,8 @@ struct Kernels {
     const char* name;
     bool native_bf16;                     // attention over a bf16 pool multiplies bf16 pairs
 
-    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. `next` is what will
-    // be read after them: it is prefetched, or its beginning.
+    // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. `next` is what
+    // will be read after them: as much of it is prefetched as helps.
     // out[row * ld + n] = (accumulate ? out : 0) + product + bias
     void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, ByteRange next,
                    float* out, int64_t ld, bool accumulate);
