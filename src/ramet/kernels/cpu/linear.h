@@ -1,6 +1,6 @@
 // Matrix products with packed weights. Included by isa.cpp.
 //
-// Every output element is summed in one order: by blocks of inputs, after each pair its minima, then bias and the old
+// Every output element is summed in one order: by blocks of inputs, then the minima, then bias and the old
 // value. Tiles of different shapes only do that for more or fewer elements at a time, so a row gets the same
 // bits alone and among thousands.
 #pragma once
@@ -128,15 +128,17 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
             F32 x_scale = set1(scales[r * blocks + b]);
             for (int c = 0; c < C; ++c) acc[r][c] = fma(to_float(dot[r][c]), scale[c] * x_scale, acc[r][c]);
         }
-        if (!Source::is_signed && w.minima_at && (second || b + 1 == blocks)) {
+        for (int c = 0; c < C; ++c) pair[c] += second * w.pair_bytes;
+    }
+    if (!Source::is_signed && w.minima_at) {
+        for (int64_t b = 0; b < blocks; b += 2) {
             Bytes minimum[C];
-            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(pair[c] + w.minima_at);
+            for (int c = 0; c < C; ++c) minimum[c] = load_bytes(w.panel(panel + c) + w.minima_of(b));
             for (int r = 0; r < R; ++r) {
-                Bytes sum = broadcast4(x.sums + (row + r) * even(blocks) + b / 2 * 2);
+                Bytes sum = broadcast4(x.sums + (row + r) * even(blocks) + b);
                 for (int c = 0; c < C; ++c) acc[r][c] = dot2(acc[r][c], minimum[c], sum);
             }
         }
-        for (int c = 0; c < C; ++c) pair[c] += second * w.pair_bytes;
     }
     for (int r = 0; r < R; ++r)
         for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
