@@ -157,7 +157,8 @@ struct Decoder::Run {
             });
             return;
         }
-        const int64_t together = end - begin < 64 ? 1 : 4;
+        // To take a task costs a good part of a row, and four for each thread are enough to share them evenly
+        const int64_t together = std::min<int64_t>((end - begin) / (4 * team.size()) + 1, 4);
         share((end - begin + together - 1) / together, [&](int64_t task) {
             const int64_t first = begin + task * together;
             for (int64_t row = first; row < std::min(first + together, end); ++row) body(row);
