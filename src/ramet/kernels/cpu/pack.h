@@ -16,7 +16,7 @@ struct PackedMatrix {
     std::shared_ptr<Arena> memory;
     Buffer bias;
 
-    // Bytes a product reads: weights, scales and minima.
+    // Bytes it takes: weights, scales and minima.
     int64_t num_bytes() const { return view.panels * view.panel_bytes; }
 };
 
