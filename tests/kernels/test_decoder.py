@@ -96,9 +96,22 @@ def logits_of(decoder, config, steps, wanted=None):
     wanted = range(len(step.input_ids)) if wanted is None else wanted
     hidden = np.full((len(wanted), config.hidden_size), np.nan, dtype=np.float32)
     decoder.forward(*arrays_of(step, wanted).values(), hidden)
-    logits = np.full((len(wanted), config.vocab_size), np.nan, dtype=np.float32)
-    decoder.logits(hidden, logits)
+    return all_logits(decoder, hidden, config.vocab_size)
+
+
+def all_logits(decoder, hidden, vocab_size):
+    """Logits of all rows; checks the likeliest tokens found beside them."""
+    rows = np.arange(len(hidden), dtype=np.int32)
+    logits = np.full((len(hidden), vocab_size), np.nan, dtype=np.float32)
+    likeliest = np.full(len(hidden), -7, dtype=np.int32)
+    decoder.logits(hidden, rows, logits, likeliest)
+    assert likeliest.tolist() == [first_largest(row) for row in logits]
     return logits
+
+
+def first_largest(row):
+    """The first token with the largest logit; -1 if that is not finite or one is not a number."""
+    return int(row.argmax()) if np.isfinite(row.max()) else -1
 
 
 def logits_by_torch(config, steps):
@@ -267,9 +280,9 @@ def matrix(outputs, inputs):
     return NATIVE.pack_q8(np.ones((outputs, inputs), dtype=np.float32))
 
 
-def filled_decoder(*, without=(), **changes):
+def filled_decoder(decoder=None, *, without=(), ends=None, **changes):
     """A small decoder with all weights, but for those left out or replaced."""
-    decoder = empty_decoder()
+    decoder = decoder or empty_decoder()
     weights = {
         (layer, name): matrix(*shape)
         for layer in range(SIZES["num_layers"])
@@ -289,7 +302,7 @@ def filled_decoder(*, without=(), **changes):
         if name in changes:
             decoder.set_norm(1, name, changes[name])
     if "ends" not in without:
-        ends = {"embedding": matrix(7, 6), "head": matrix(7, 6), "norm": np.ones(6, dtype=np.float32)}
+        ends = ends or {"embedding": matrix(7, 6), "head": matrix(7, 6), "norm": np.ones(6, dtype=np.float32)}
         decoder.set_ends(*(changes.get(name, value) for name, value in ends.items()))
     decoder.set_rotary(np.ones((64, 2, 2), dtype=np.float32))
     return decoder
@@ -437,15 +450,67 @@ def test_whatever_the_arrays_hold_it_is_an_error_or_a_result(data):
 @settings(max_examples=60, deadline=None)
 @given(
     hidden=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    wanted=st.lists(st.integers(-1, 9), max_size=3),
     out=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    likeliest=st.integers(0, 9),
 )
-@example(hidden=(1, 6), out=(1, 7))
-def test_logits_of_shapes_that_do_not_fit_are_refused(hidden, out):
+@example(hidden=(2, 6), wanted=[1], out=(1, 7), likeliest=2)
+@example(hidden=(2, 6), wanted=[], out=(0, 7), likeliest=2)
+@example(hidden=(2, 6), wanted=[2], out=(1, 7), likeliest=2)
+@example(hidden=(2, 6), wanted=[1, 0], out=(2, 7), likeliest=2)
+@example(hidden=(2, 6), wanted=[0, 0], out=(2, 7), likeliest=2)
+@example(hidden=(2, 6), wanted=[0], out=(1, 7), likeliest=1)
+@example(hidden=(2, 6), wanted=[0], out=(2, 7), likeliest=2)
+def test_logits_of_shapes_that_do_not_fit_are_refused(hidden, wanted, out, likeliest):
     decoder = filled_decoder()
     decoder.allocate_kv(80)
-    given_arrays = np.ones(hidden, dtype=np.float32), np.ones(out, dtype=np.float32)
-    if hidden == (out[0], 6) and out[1] == 7:
+    given_arrays = (
+        np.ones(hidden, dtype=np.float32),
+        np.array(wanted, dtype=np.int32),
+        np.ones(out, dtype=np.float32),
+        np.ones(likeliest, dtype=np.int32),
+    )
+    rows_exist = wanted == sorted(set(wanted)) and all(0 <= row < hidden[0] for row in wanted)
+    if hidden == (likeliest, 6) and out == (len(wanted), 7) and rows_exist:
         decoder.logits(*given_arrays)
     else:
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(ValueError, match=r"must be|wanted row"):
             decoder.logits(*given_arrays)
+
+
+special = st.sampled_from([np.nan, np.inf, -np.inf])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    team=st.sampled_from([1, 2, 8]),
+    vocab_size=st.integers(1, 150),
+    num_rows=st.integers(1, 20),
+)
+def test_the_likeliest_token_is_the_first_with_the_largest_logit(isa, data, team, vocab_size, num_rows):
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    head = rng.integers(-2, 3, (vocab_size, 6)).astype(np.float32)  # many logits are equal
+    for token in data.draw(st.lists(st.integers(0, vocab_size - 1), max_size=2)):
+        head[token] = data.draw(special)
+    if data.draw(st.booleans()):
+        head[:] = head[0]
+    decoder = filled_decoder(
+        NATIVE.Decoder(TEAMS[team], isa, **(SIZES | {"vocab_size": vocab_size})),
+        ends={
+            "embedding": matrix(vocab_size, 6),
+            "head": NATIVE.pack("F32", head.view(np.uint8), 6, keep_f32=True),
+            "norm": np.ones(6, dtype=np.float32),
+        },
+    )
+    decoder.allocate_kv(80)
+    hidden = rng.integers(-1, 3, (num_rows, 6)).astype(np.float32)
+    logits = all_logits(decoder, hidden, vocab_size)
+
+    wanted = np.flatnonzero(rng.random(num_rows) < 0.5).astype(np.int32)
+    some = np.full((len(wanted), vocab_size), 77, dtype=np.float32)
+    likeliest = np.full(num_rows, -7, dtype=np.int32)
+    decoder.logits(hidden, wanted, some, likeliest)
+    assert some.tobytes() == logits[wanted].tobytes()
+    assert likeliest.tolist() == [first_largest(row) for row in logits]

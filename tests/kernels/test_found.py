@@ -68,7 +68,8 @@ expect(ValueError, lambda: forward(made))
 """,
     "logits of a decoder without weights": """
 hidden, out = np.ones((1, 8), dtype=np.float32), np.ones((1, 16), dtype=np.float32)
-expect(ValueError, lambda: empty_decoder().logits(hidden, out))
+row = np.zeros(1, dtype=np.int32)
+expect(ValueError, lambda: empty_decoder().logits(hidden, row, out, row.copy()))
 """,
     "a step after a pool that did not fit the memory": """
 import resource
@@ -126,7 +127,9 @@ for out in (np.empty((1, 8)), np.empty((1, 16), dtype=np.float32)[:, ::2]):
     expect((ValueError, TypeError), lambda: forward(made, out=out))
 x = np.ones((1, 8), dtype=np.float32)
 expect((ValueError, TypeError), lambda: _cpu.linear(ISA, matrix(8, 8), x, np.empty((1, 8))))
-expect((ValueError, TypeError), lambda: made.logits(x, np.empty((1, 16))))
+row = np.zeros(1, dtype=np.int32)
+expect((ValueError, TypeError), lambda: made.logits(x, row, np.empty((1, 16)), row.copy()))
+expect((ValueError, TypeError), lambda: made.logits(x, row, np.empty((1, 16), dtype=np.float32), np.zeros(1)))
 """,
     "a layer that is not there": """
 expect(ValueError, lambda: empty_decoder().set_matrix(1, "q", matrix(8, 8)))

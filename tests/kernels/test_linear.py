@@ -178,3 +178,24 @@ def test_shapes_that_do_not_fit_are_refused(shape, x_shape, out_shape, isa):
     else:
         with pytest.raises(ValueError, match=r"must be|instruction set"):
             NATIVE.linear(isa, matrix, x, out)
+
+
+@each_isa
+@pytest.mark.parametrize("kinds", [("Q4_1", "Q4_1"), ("Q4_0", "F32"), ("BF16", "Q8_0")], ids="-".join)
+@pytest.mark.parametrize("outputs", [1, 16, 17, 40, 64])
+def test_matrices_whose_panels_take_turns_multiply_as_before(isa, kinds, outputs):
+    rng = np.random.default_rng(outputs)
+    alone = [pack(kind, random_weights(rng, outputs, 96))[0] for kind in kinds]
+    alone[0].set_bias(rng.standard_normal(outputs).astype(np.float32))
+    in_turn = NATIVE.interleave(*alone)
+    for rows in (1, 20):
+        x = random_inputs(rng, rows, 96)
+        for one, other in zip(alone, in_turn, strict=True):
+            assert one.num_bytes == other.num_bytes
+            assert linear(isa, one, x).tobytes() == linear(isa, other, x).tobytes()
+
+
+def test_only_matrices_of_equally_many_outputs_take_turns():
+    narrow, wide = (pack("Q4_0", random_weights(np.random.default_rng(0), n, 32))[0] for n in (16, 17))
+    with pytest.raises(ValueError, match="as many outputs"):
+        NATIVE.interleave(narrow, wide)

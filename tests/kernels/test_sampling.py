@@ -51,8 +51,14 @@ def run(machine, logits, rows=None, score_rows=(), score_token_ids=(), **arrays)
     sampling = sampling_of(range(len(logits)) if rows is None else rows, **arrays)
     wanted = np.unique(np.concatenate((sampling.rows, i32(*score_rows))))
     sampler = NativeSampler(NATIVE, *machine, logits.shape[1])
+
+    def logits_of(begin, end, looked_at, likeliest):
+        block = logits[wanted[begin:end]]
+        likeliest[:] = np.where(np.isfinite(block.max(axis=1)), block.argmax(axis=1), -1)
+        return block[looked_at]
+
     return sampler.sample(
-        lambda begin, end: logits[wanted[begin:end]],
+        logits_of,
         wanted,
         sampling,
         i32(*score_rows),
@@ -414,7 +420,7 @@ def test_nothing_to_sample(machine):
     [
         ({"bitmask": np.zeros((2, 2), dtype=np.uint32)}, "one bit per token"),
         ({"bitmask": np.zeros((1, 1), dtype=np.uint32)}, "one row per sample"),
-        ({"top_p": f32(1)}, "one value per sample"),
+        ({"top_p": f32(1), "temperature": f32(0, 1)}, "one value per sample"),
         ({"bias": LogitBias(i32(0), i32(8), f32(1))}, r"biased token 8 is not in 0\.\.7"),
         ({"bias": LogitBias(i32(2), i32(0), f32(1))}, "sample of an entry 2"),
         ({"bias": LogitBias(i32(0), i32(0), f32())}, "one value per entry"),

@@ -259,5 +259,7 @@ def test_an_instruction_set_can_be_chosen(tmp_path, isa):
     decoder = decoder_of(path, SMALL, isa=isa)
     decoder.allocate_kv(8)
     hidden, logits = np.ones((1, 256), dtype=np.float32), np.empty((1, 72), dtype=np.float32)
-    decoder.logits(hidden, logits)
+    likeliest = np.empty(1, dtype=np.int32)
+    decoder.logits(hidden, np.zeros(1, dtype=np.int32), logits, likeliest)
     assert np.isfinite(logits).all()
+    assert likeliest == logits.argmax()

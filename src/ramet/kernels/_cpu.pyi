@@ -58,6 +58,13 @@ def pack(
         memory: where the matrix will lie; by default, in memory of its own.
     """
 
+def interleave(a: Matrix, b: Matrix, memory: Arena | None = None) -> list[Matrix]:
+    """Copies of two matrices with equally many outputs, for products that read both: their panels take turns.
+
+    Raises:
+        ValueError: they differ in the number of outputs.
+    """
+
 def pack_q8(data: Float32Array, memory: Arena | None = None) -> Matrix:
     """Quantize ``[outputs, inputs]`` to 8 bits in blocks of 32 inputs."""
 
@@ -119,8 +126,12 @@ class Decoder:
         """Compute a step (`ramet.model_io.ModelInput`), write its keys and values to the pool, and put the
         normalised hidden states of the rows ``wanted`` into ``out`` ``[len(wanted), hidden_size]``."""
 
-    def logits(self, hidden: Float32Array, out: Float32Array) -> None:
-        """``out`` ``[n, vocab_size]`` from ``hidden`` ``[n, hidden_size]``."""
+    def logits(
+        self, hidden: Float32Array, wanted: Int32Array, out: Float32Array, likeliest: Int32Array
+    ) -> None:
+        """From ``hidden`` ``[n, hidden_size]``: the logits of the rows ``wanted`` (ascending, each once) into
+        ``out`` ``[len(wanted), vocab_size]``; and of every row the first token with the largest logit, or -1
+        if that is not finite or a logit is not a number, into ``likeliest`` ``[n]``."""
 
     def set_profile(self, on: bool) -> None:
         """Measure phases of `forward`; adds a wait after each, which costs a little."""

@@ -42,6 +42,7 @@ _MATRICES: Mapping[str, tuple[str, Callable[[ModelConfig], bool]]] = {
     "up": ("mlp.up_proj", lambda config: config.mlp_bias),
     "down": ("mlp.down_proj", lambda config: config.mlp_bias),
 }
+_GATED = ("gate", "up")  # read together
 _NORMS = {
     "input_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
@@ -103,7 +104,7 @@ def load_decoder(
 
     memory: _cpu.Arena = kernels.Arena()
 
-    def matrix(name: str) -> _cpu.Matrix:
+    def matrix(name: str, memory: _cpu.Arena | None = memory) -> _cpu.Matrix:
         return pack_matrix(kernels, weights.stored(name), dtype, memory)
 
     def vector(name: str) -> NDArray[np.float32]:
@@ -114,11 +115,14 @@ def load_decoder(
         if on_progress is not None:
             on_progress(layer, total)
         prefix = f"model.layers.{layer}"
+        packed: dict[str, _cpu.Matrix] = {}
         for role, (module, has_bias) in _MATRICES.items():
-            packed = matrix(f"{prefix}.{module}.weight")
+            packed[role] = matrix(f"{prefix}.{module}.weight", None if role in _GATED else memory)
             if has_bias(config):
-                packed.set_bias(vector(f"{prefix}.{module}.bias"))
-            decoder.set_matrix(layer, role, packed)
+                packed[role].set_bias(vector(f"{prefix}.{module}.bias"))
+        packed |= zip(_GATED, kernels.interleave(*(packed[role] for role in _GATED), memory), strict=True)
+        for role, of_role in packed.items():
+            decoder.set_matrix(layer, role, of_role)
         for role, module in (_NORMS | _HEAD_NORMS if config.qk_norm else _NORMS).items():
             decoder.set_norm(layer, role, vector(f"{prefix}.{module}.weight"))
     embedding = matrix("model.embed_tokens.weight")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ramet.errors import EngineDead
-from ramet.model_io import Finished, ModelInput, ModelOutput, Sampling
+from ramet.model_io import Finished, Float32Array, Int32Array, ModelInput, ModelOutput, Sampling
 from ramet.models.config import ModelConfig
 from ramet.runner.native_sampler import NativeSampler
 from ramet.runner.pool_memory import PoolMemory
@@ -108,10 +108,10 @@ class NativeModelRunner:
         if decoder is None:
             raise EngineDead("the model runner has been closed")
 
-        def logits_of(begin: int, end: int) -> NDArray[np.float32]:
+        def logits_of(begin: int, end: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
             started = time.perf_counter()
-            logits = np.empty((end - begin, self._config.vocab_size), dtype=np.float32)
-            decoder.logits(hidden[begin:end], logits)
+            logits = np.empty((len(wanted), self._config.vocab_size), dtype=np.float32)
+            decoder.logits(hidden[begin:end], wanted, logits, likeliest)
             if self._profile is not None:
                 self._profile["logits"] += time.perf_counter() - started
             return logits

@@ -6,9 +6,8 @@ Must not know: how logits were computed, requests, text, torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,24 @@ if TYPE_CHECKING:
     from ramet.kernels import _cpu
 
 BLOCK_BYTES = 64 * 2**20  # bounds the logits held at a time
+_NO_ROWS = np.empty(0, dtype=np.int32)
+
+
+class LogitsOf(Protocol):
+    """Computes logits of ``rows[begin:end]``: returns those of some, finds the likeliest tokens of all."""
+
+    def __call__(self, begin: int, end: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
+        """
+        Args:
+            begin: the first row.
+            end: behind the last.
+            wanted: ``[num_wanted]`` int32, counted from ``begin``, ascending, each once.
+            likeliest: ``[end - begin]`` int32, written to: the first token with the largest logit; -1 if that
+                is not finite or a logit is not a number.
+
+        Returns:
+            ``[num_wanted, vocab_size]`` float32 in C order.
+        """
 
 
 class NativeSampler:
@@ -38,7 +55,7 @@ class NativeSampler:
 
     def sample(
         self,
-        logits_of: Callable[[int, int], Float32Array],
+        logits_of: LogitsOf,
         rows: Int32Array,
         sampling: Sampling,
         score_rows: Int32Array,
@@ -46,10 +63,11 @@ class NativeSampler:
     ) -> ModelOutput:
         """Draw a token for every sample and score the known tokens.
 
-        Logits are computed once for each row, in blocks of bounded size.
+        Logits are computed once for each row, in blocks of bounded size. Greedy samples that ask for nothing
+        else take the likeliest token, and nobody writes the logits of their rows.
 
         Args:
-            logits_of: float32 logits ``[end - begin, vocab_size]``, in C order, of ``rows[begin:end]``.
+            logits_of: computes the logits of some of the rows.
             rows: ``[num_rows]`` int32: all rows that are sampled or scored, ascending, each once.
             sampling: what to draw.
             score_rows: ``[num_scores]`` int32: the row that scores each known token.
@@ -64,23 +82,42 @@ class NativeSampler:
         else:
             max_top = int(sampling.num_top_logprobs.max(initial=0))
         top_shape = (num_samples, max(max_top, 0))
-        # Filled below: every sample and score belongs to a row of exactly one block
         output = ModelOutput(
             token_ids=np.empty(num_samples, dtype=np.int32),
-            logprobs=np.empty(num_samples, dtype=np.float32),
-            top_token_ids=np.empty(top_shape, dtype=np.int32),
-            top_logprobs=np.empty(top_shape, dtype=np.float32),
+            logprobs=np.full(num_samples, np.nan, dtype=np.float32),
+            top_token_ids=np.zeros(top_shape, dtype=np.int32),
+            top_logprobs=np.full(top_shape, -np.inf, dtype=np.float32),
             score_logprobs=np.empty(num_scores, dtype=np.float32),
         )
-        uniforms = _uniforms(sampling)
+        looks = _looks_at_logits(sampling)
+        seen = _NO_ROWS  # rows whose logits are looked at
+        if num_scores or looks.any():
+            seen = np.union1d(sampling.rows[looks], score_rows)
+            uniforms = _uniforms(sampling)
+        likeliest = np.empty(len(rows), dtype=np.int32)
         block_rows = max(BLOCK_BYTES // (4 * self._vocab_size), 1)
         for begin in range(0, len(rows), block_rows):
             end = min(begin + block_rows, len(rows))
-            logits = logits_of(begin, end)
+            if not len(seen):
+                logits_of(begin, end, _NO_ROWS, likeliest[begin:end])
+                continue
+            block = rows[begin:end]
+            wanted = np.flatnonzero(np.isin(block, seen)).astype(np.int32)
+            logits = logits_of(begin, end, wanted, likeliest[begin:end])
             self._sampler.sample(
-                logits, rows[begin:end], sampling, uniforms, score_rows, score_token_ids, output
+                logits, block[wanted], sampling, uniforms, score_rows, score_token_ids, output
             )
+        greedy = ~looks
+        output.token_ids[greedy] = likeliest[rows.searchsorted(sampling.rows[greedy])]
         return output
+
+
+def _looks_at_logits(sampling: Sampling) -> NDArray[np.bool_]:
+    """Which samples need more than the likeliest token of their row."""
+    if sampling.bitmask is not None or sampling.penalties is not None or sampling.bias is not None:
+        return np.ones(len(sampling.rows), dtype=np.bool_)
+    looks: NDArray[np.bool_] = (sampling.temperature > 0) | (sampling.num_top_logprobs >= 0)
+    return looks
 
 
 def _uniforms(sampling: Sampling) -> NDArray[np.float64]:

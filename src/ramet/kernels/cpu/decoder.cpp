@@ -1,58 +1,45 @@
 #include "decoder.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
 #include <stdexcept>
-#include <string>
+
+#include "decoder_run.h"
 
 namespace ramet {
 
 namespace {
 
-// Rows that all threads take through the products of a layer together, each some of the outputs: few enough for their
-// inputs to stay in the cache.
-constexpr int64_t ROWS_TOGETHER = 256;
-// Where there are so many rows for each thread, it takes them by itself through all phases between two attentions, in
-// stretches of about so many. Nobody waits then, and what becomes of a row stays in the cache of one core. Every thread
-// reads all weights for each stretch: some 5 GB/s a core.
-constexpr int64_t ROWS_APART = 48;
-// Up to so many rows in a step, what is done to each is done by one thread while the others wait: sharing costs more.
-constexpr int64_t ROWS_ALONE = 2;
+Maxima nothing_seen() {
+    Maxima maxima{};
+    std::fill_n(maxima.value, PANEL, -INFINITY);
+    std::fill_n(maxima.token, PANEL, INT32_MAX);
+    return maxima;
+}
 
-// Matrices that multiply the same inputs, and where their outputs stand in the output rows. A task is two panels.
-struct Product {
-    struct Part {
-        const Matrix* matrix;
-        int64_t column;
-    };
-    struct Task {
-        const Matrix& matrix;
-        int64_t column, panel;
-        int count;
-    };
-    std::array<Part, 3> parts;
-
-    static int64_t pairs(const Part& part) { return part.matrix ? (part.matrix->panels + 1) / 2 : 0; }
-    int64_t num_tasks() const { return pairs(parts[0]) + pairs(parts[1]) + pairs(parts[2]); }
-    Task task(int64_t index) const {
-        const Part* part = parts.data();
-        for (; index >= pairs(*part); ++part) index -= pairs(*part);
-        return {*part->matrix, part->column, index * 2, int(std::min<int64_t>(2, part->matrix->panels - index * 2))};
-    }
-    ByteRange bytes_of(int64_t index) const {
-        const Task t = task(index);
-        return {t.matrix.panel(t.panel), t.count * t.matrix.panel_bytes};
-    }
-};
+// The first token with the largest logit that any thread has seen; -1 if it is not finite or a logit is not a number.
+template <class EachThread>
+int32_t likeliest(const EachThread& each_thread) {
+    float most = -INFINITY;
+    int32_t token = INT32_MAX;
+    bool not_numbers = false;
+    each_thread([&](const Maxima& seen) {
+        not_numbers |= seen.not_numbers;
+        for (int lane = 0; lane < PANEL; ++lane) {
+            if (seen.value[lane] < most || (seen.value[lane] == most && seen.token[lane] > token)) continue;
+            most = seen.value[lane];
+            token = seen.token[lane];
+        }
+    });
+    return not_numbers || !std::isfinite(most) ? -1 : token;
+}
 
 }  // namespace
 
 const std::array<const char*, Decoder::NUM_PHASES> Decoder::PHASE_NAMES = {
     "norm and quantize", "qkv product", "rope and KV write", "attention",
-    "output product", "gate and up product", "activation", "down product"};
+    "output product", "gate and up product", "down product"};
 
 void Decoder::set_profile(bool on) {
     std::lock_guard<std::mutex> one_step(mutex_);  // threads of a running step must agree on it
@@ -73,145 +60,6 @@ struct Decoder::Readers {
     SegmentView segments;
     AttentionShape attention;
     const AttentionPlan& plan;
-};
-
-// One step as one thread sees it. All threads build the same object and walk through it together.
-struct Decoder::Run {
-    Decoder& d;
-    Team& team;
-    const Kernels& kernels;
-    const DecoderShape& shape;
-    const int thread;
-    char* scratch;
-    float* temporary;
-    bool apart = false;  // in phases that this thread goes through by itself
-    std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
-
-    Run(Decoder& decoder, int thread_index)
-        : d(decoder), team(*decoder.team_), kernels(decoder.kernels_), shape(decoder.shape_), thread(thread_index) {
-        const int64_t each = int64_t(decoder.scratch_.size()) / team.size() / 64 * 64;
-        scratch = decoder.scratch_.as<char>() + each * thread;
-        temporary = reinterpret_cast<float*>(scratch);
-    }
-
-    static int64_t scratch_bytes(const Decoder& d) {
-        const DecoderShape& s = d.shape_;
-        const int64_t widest = std::max({s.hidden, s.inner, s.num_heads * s.head_dim});
-        const int64_t most = std::max({d.kernels_.attend_scratch(d.stride_, s.num_heads / s.num_kv_heads),
-                                       (widest + PANEL) * int64_t(sizeof(float)),
-                                       (2 * d.stride_ + PANEL) * int64_t(sizeof(float))});
-        return round_up(most, 64) + 64;
-    }
-
-    void mark(int phase) {
-        if (thread != 0 || !d.profile_) return;
-        auto now = std::chrono::steady_clock::now();
-        d.seconds_[size_t(phase)] += std::chrono::duration<double>(now - last).count();
-        last = now;
-    }
-
-    static bool are_many(int64_t num_rows, const Team& team) { return num_rows >= team.size() * ROWS_APART; }
-
-    // Calls body(begin, end) for stretches of the rows: by all threads together, or apart if rows are many. The last
-    // phase of the body is `phase`.
-    template <class Body>
-    void each_stretch(int phase, int64_t num_rows, const Body& body) {
-        if (!are_many(num_rows, team)) {
-            for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER)
-                body(begin, std::min(begin + ROWS_TOGETHER, num_rows));
-            return;
-        }
-        // Equal stretches of 32 to 72 rows, and as many for each thread
-        const int64_t together = team.size() * ROWS_APART, count = (num_rows + together / 2) / together * team.size();
-        apart = true;
-        team.share(count, [&](int64_t i) { body(num_rows * i / count, num_rows * (i + 1) / count); });
-        apart = false;
-        team.sync();
-        mark(phase);
-    }
-
-    Workspace& workspace() const { return d.workspaces_[apart ? size_t(thread) : 0]; }
-
-    template <class Body>
-    void share(int64_t count, const Body& body) {
-        if (!apart) return team.share(count, body);
-        for (int64_t task = 0; task < count; ++task) body(task);
-    }
-
-    void sync() {
-        if (!apart) team.sync();
-    }
-
-    // Waits for the others, unless `each_row` for so few rows comes next: it waits itself.
-    void end_phase(int phase, int64_t num_rows) {
-        if (num_rows > ROWS_ALONE || d.profile_) sync();
-        mark(phase);
-    }
-
-    // Calls body(row) for each row: shared, or alone if they are few. Ends its phase.
-    template <class Body>
-    void each_row(int64_t begin, int64_t end, const Body& body) {
-        if (end - begin <= ROWS_ALONE && !apart) {
-            team.sync([&] {
-                for (int64_t row = begin; row < end; ++row) body(row);
-            });
-            return;
-        }
-        // To take a task costs a good part of a row, and four for each thread are enough to share them evenly
-        const int64_t together = std::min<int64_t>((end - begin) / (4 * team.size()) + 1, 4);
-        share((end - begin + together - 1) / together, [&](int64_t task) {
-            const int64_t first = begin + task * together;
-            for (int64_t row = first; row < std::min(first + together, end); ++row) body(row);
-        });
-        sync();
-    }
-
-    // out[row][column + n] = product of the inputs with each part; the phase is not ended. Told what comes
-    // next, tasks prefetch it: the next of a thread, and at its end the first of the product `then`, if any.
-    void multiply(const Product& product, const Inputs& inputs, int64_t num_rows, float* out, int64_t ld,
-                  bool accumulate, const Product* then = nullptr) {
-        const int64_t num_tasks = product.num_tasks();
-        auto compute = [&](int64_t index, int64_t next) {
-            const Product::Task task = product.task(index);
-            ByteRange soon;
-            if (next < num_tasks)
-                soon = product.bytes_of(next);
-            else if (then)
-                soon = then->bytes_of(apart ? 0 : team.stretch_begin(thread, then->num_tasks()));
-            kernels.matmul(task.matrix, inputs, num_rows, task.panel, task.count, soon, out + task.column, ld,
-                           accumulate);
-        };
-        if (apart) {
-            for (int64_t index = 0; index < num_tasks; ++index) compute(index, index + 1);
-        } else {
-            team.share_stretches(thread, num_tasks, compute);
-        }
-    }
-
-    // Inputs of `num_rows` rows in the forms that the matrices want; the memory is the workspace's.
-    static Inputs prepare(Workspace& workspace, std::initializer_list<const Matrix*> matrices, int64_t k,
-                          int64_t num_rows) {
-        Inputs inputs{};
-        inputs.k = k;
-        inputs.blocks = (k + BLOCK - 1) / BLOCK;
-        bool bytes = false, bf16 = false, f32 = false;
-        for (const Matrix* m : matrices) {
-            bytes |= m->format == Format::q4 || m->format == Format::q8;
-            bf16 |= m->format == Format::bf16;
-            f32 |= m->format == Format::f32;
-        }
-        auto& memory = workspace.inputs;
-        if (bytes) {
-            inputs.bytes = memory[0].reserve<int8_t>(num_rows * inputs.blocks * BLOCK);
-            inputs.scales = memory[1].reserve<float>(num_rows * inputs.blocks);
-            inputs.offsets4 = memory[2].reserve<int32_t>(num_rows * inputs.blocks);
-            inputs.offsets8 = memory[3].reserve<int32_t>(num_rows * inputs.blocks);
-            inputs.sums = memory[4].reserve<uint16_t>(num_rows * even(inputs.blocks));
-        }
-        if (bf16) inputs.bf16 = memory[5].reserve<uint16_t>(num_rows * even(k));
-        if (f32) inputs.f32 = memory[6].reserve<float>(num_rows * k);
-        return inputs;
-    }
 };
 
 void Decoder::keep_wanted(const StepRows& rows) {
@@ -240,7 +88,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
         throw std::invalid_argument("the pool or the rotary angles changed while a step was on its way");
     const int64_t n = rows.num_rows, hidden = shape_.hidden, group = shape_.num_heads / shape_.num_kv_heads;
     const int64_t q_width = shape_.num_heads * shape_.head_dim, kv_width = shape_.num_kv_heads * shape_.head_dim;
-    const int64_t qkv_width = q_width + 2 * kv_width, gate_up_width = 2 * shape_.inner;
+    const int64_t qkv_width = q_width + 2 * kv_width;
     const bool f32 = shape_.f32 || !kernels_.native_bf16;
 
     float* states = hidden_.reserve<float>(n * hidden);
@@ -253,11 +101,11 @@ void Decoder::forward(const StepRows& rows, float* out) {
         const bool is_first = &space == workspaces_.data();
         if (!is_first && !Run::are_many(n, *team_)) break;
         const int64_t most = std::min(n, is_first ? ROWS_TOGETHER : 2 * ROWS_APART);
-        space.projected.reserve<float>(most * std::max(qkv_width, gate_up_width));
+        space.projected.reserve<float>(most * qkv_width);
         for (const LayerWeights& w : layers_) {
-            Run::prepare(space, {&w.q->view, &w.k->view, &w.v->view, &w.gate->view, &w.up->view}, hidden, most);
-            Run::prepare(space, {&w.output->view}, q_width, most);
-            Run::prepare(space, {&w.down->view}, shape_.inner, most);
+            Run::prepare(space.inputs, {&w.q->view, &w.k->view, &w.v->view, &w.gate->view, &w.up->view}, hidden, most);
+            Run::prepare(space.inputs, {&w.output->view}, q_width, most);
+            Run::prepare(space.gated, {&w.down->view}, shape_.inner, most);
         }
     }
     // All rows leave keys and values in every layer, but of the last layer's outputs only the wanted rows' are used
@@ -288,7 +136,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
                 return Product{{{{&of.q->view, 0}, {&of.k->view, q_width}, {&of.v->view, q_width + kv_width}}}};
             };
             const Product qkv = qkv_of(w), output{{{{&w.output->view, 0}}}}, down{{{{&w.down->view, 0}}}};
-            const Product gate_up{{{{&w.gate->view, 0}, {&w.up->view, shape_.inner}}}};
+            const Product gate{{{{&w.gate->view, 0}}}}, up{{{{&w.up->view, 0}}}};
             const Product next_qkv = qkv_of(layers_[size_t(is_last ? index : index + 1)]);
             const Readers& readers = is_last ? kept : all;
             const RopeShape rope{shape_.num_heads,
@@ -312,7 +160,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
 
             run.each_stretch(2, n, [&](int64_t begin, int64_t end) {
                 Workspace& space = run.workspace();
-                const Inputs for_qkv = Run::prepare(space, {&w.q->view, &w.k->view, &w.v->view}, hidden, 0);
+                const Inputs for_qkv = Run::prepare(space.inputs, {&w.q->view, &w.k->view, &w.v->view}, hidden, 0);
                 float* projected = space.projected.as<float>();
                 normalize(states, w.input_norm, for_qkv, begin, end);
                 run.multiply(qkv, for_qkv, end - begin, projected, qkv_width, false, &output);
@@ -343,30 +191,24 @@ void Decoder::forward(const StepRows& rows, float* out) {
             }
             run.end_phase(3, readers.num_rows);
 
-            run.each_stretch(7, readers.num_rows, [&](int64_t begin, int64_t end) {
+            run.each_stretch(6, readers.num_rows, [&](int64_t begin, int64_t end) {
                 Workspace& space = run.workspace();
-                const Inputs for_output = Run::prepare(space, {&w.output->view}, q_width, 0);
-                const Inputs for_gate_up = Run::prepare(space, {&w.gate->view, &w.up->view}, hidden, 0);
-                const Inputs for_down = Run::prepare(space, {&w.down->view}, shape_.inner, 0);
-                float* projected = space.projected.as<float>();
+                const Inputs for_output = Run::prepare(space.inputs, {&w.output->view}, q_width, 0);
+                const Inputs for_gate_up = Run::prepare(space.inputs, {&w.gate->view, &w.up->view}, hidden, 0);
+                const Inputs for_down = Run::prepare(space.gated, {&w.down->view}, shape_.inner, 0);
                 float* of_rows = readers.states + begin * hidden;
                 run.each_row(begin, end, [&](int64_t row) {
                     kernels_.convert(attended + row * q_width, row - begin, for_output);
                 });
                 run.mark(0);
-                run.multiply(output, for_output, end - begin, of_rows, hidden, true, &gate_up);
+                run.multiply(output, for_output, end - begin, of_rows, hidden, true, &gate);
                 run.end_phase(4, end - begin);
                 normalize(readers.states, w.post_attention_norm, for_gate_up, begin, end);
-                run.multiply(gate_up, for_gate_up, end - begin, projected, gate_up_width, false, &down);
-                run.end_phase(5, end - begin);
-                run.each_row(begin, end, [&](int64_t row) {
-                    const float* gate = projected + (row - begin) * gate_up_width;
-                    kernels_.silu_multiply(gate, gate + shape_.inner, shape_.inner, run.temporary);
-                    kernels_.convert(run.temporary, row - begin, for_down);
-                });
-                run.mark(6);
+                run.multiply_gated(gate, up, for_gate_up, end - begin, for_down, &down);
+                run.sync();
+                run.mark(5);
                 run.multiply(down, for_down, end - begin, of_rows, hidden, true, is_last ? nullptr : &next_qkv);
-                run.end_phase(7, readers.num_rows);
+                run.end_phase(6, readers.num_rows);
             });
         }
         run.team.sync();
@@ -376,22 +218,39 @@ void Decoder::forward(const StepRows& rows, float* out) {
     });
 }
 
-void Decoder::logits(const float* hidden, int64_t num_rows, float* out) {
+void Decoder::logits(const float* hidden, int64_t num_rows, const int32_t* wanted, int64_t num_wanted, float* out,
+                     int32_t* tokens) {
     if (num_rows == 0) return;
     std::lock_guard<std::mutex> one_step(mutex_);
     check();
-    Run::prepare(workspaces_[0], {&head_->view}, shape_.hidden, std::min(num_rows, ROWS_TOGETHER));
+    Run::prepare(workspaces_[0].inputs, {&head_->view}, shape_.hidden, std::min(num_rows, ROWS_TOGETHER));
     scratch_.reserve<char>(Run::scratch_bytes(*this) * team_->size());
+    for (Workspace& space : workspaces_) space.maxima.reserve<Maxima>(ROWS_TOGETHER);
     team_->run([&](int thread) {
         Run run(*this, thread);
-        const Inputs inputs = Run::prepare(workspaces_[0], {&head_->view}, shape_.hidden, 0);
+        const Inputs inputs = Run::prepare(workspaces_[0].inputs, {&head_->view}, shape_.hidden, 0);
+        const Product product{{{{&head_->view, 0}}}};
+        Maxima* const maxima = workspaces_[size_t(thread)].maxima.as<Maxima>();
         for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER) {
             const int64_t end = std::min(begin + ROWS_TOGETHER, num_rows);
+            const int32_t *const first_wanted = std::lower_bound(wanted, wanted + num_wanted, begin),
+                                 *const end_wanted = std::lower_bound(first_wanted, wanted + num_wanted, end);
             run.each_row(begin, end, [&](int64_t row) {
                 kernels_.convert(hidden + row * shape_.hidden, row - begin, inputs);
             });
-            run.multiply({{{{&head_->view, 0}}}}, inputs, end - begin, out + begin * shape_.vocab, shape_.vocab, false);
+            std::fill_n(maxima, end - begin, nothing_seen());
+            run.multiply_tiles(product, inputs, end - begin, [&](const float* tile, int64_t first, int64_t count) {
+                kernels_.track(tile, end - begin, first, count, maxima);
+                for (const int32_t* row = first_wanted; row < end_wanted; ++row)
+                    std::memcpy(out + (row - wanted) * shape_.vocab + first, tile + (*row - begin) * BLOCK,
+                                size_t(count) * sizeof(float));
+            });
             run.team.sync();
+            run.each_row(begin, end, [&](int64_t row) {
+                tokens[row] = likeliest([&](const auto& look) {
+                    for (const Workspace& space : workspaces_) look(space.maxima.as<Maxima>()[row - begin]);
+                });
+            });
         }
     });
 }

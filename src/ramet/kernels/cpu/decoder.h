@@ -64,11 +64,13 @@ public:
     // Writes keys and values of all rows; `out` [num_wanted][hidden] gets the hidden states after the last norm.
     // Throws what `check_weights` throws, and if the limits that the rows were checked with have changed.
     void forward(const StepRows& rows, float* out);
-    // hidden [num_rows][hidden] -> out [num_rows][vocab]
-    void logits(const float* hidden, int64_t num_rows, float* out);
+    // hidden [num_rows][hidden] -> for every row the first token with the largest logit, -1 if that is not finite or a
+    // logit is not a number; and the logits of the wanted rows, which ascend: out [num_wanted][vocab].
+    void logits(const float* hidden, int64_t num_rows, const int32_t* wanted, int64_t num_wanted, float* out,
+                int32_t* tokens);
 
     // Seconds spent per kind of phase since the last call, when `set_profile` asked for it.
-    static constexpr int NUM_PHASES = 8;
+    static constexpr int NUM_PHASES = 7;
     static const std::array<const char*, NUM_PHASES> PHASE_NAMES;
     void set_profile(bool on);
     std::array<double, NUM_PHASES> take_profile();
@@ -78,8 +80,9 @@ private:
     struct Run;
     // Where rows stand between the phases of a layer.
     struct Workspace {
-        std::array<Buffer, 7> inputs;
-        Buffer projected;
+        using InputBuffers = std::array<Buffer, 7>;
+        InputBuffers inputs, gated;
+        Buffer projected, maxima;
     };
     // Numbers the wanted rows from 0, as the last layer sees them: whose rows they are, positions and segments.
     void keep_wanted(const StepRows& rows);

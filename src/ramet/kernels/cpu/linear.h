@@ -78,9 +78,9 @@ RAMET_INLINE void finish(F32 value, const Matrix& w, int64_t panel, float* out, 
     int64_t first = panel * PANEL, count = w.n - first;
     if (w.bias) value = value + load(w.bias + first);
     if (count >= PANEL) {
-        store(out + first, accumulate ? load(out + first) + value : value);
+        store(out, accumulate ? load(out) + value : value);
     } else {
-        store_first(out + first, accumulate ? load_first(out + first, int(count)) + value : value, int(count));
+        store_first(out, accumulate ? load_first(out, int(count)) + value : value, int(count));
     }
 }
 
@@ -141,7 +141,7 @@ static inline __attribute__((always_inline)) void quant_tile(const Matrix& w, co
         }
     }
     for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
+        for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld + c * PANEL, accumulate);
 }
 
 template <bool IsF32>
@@ -175,7 +175,7 @@ static inline __attribute__((always_inline)) void float_tile(const Matrix& w, co
         }
     }
     for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld, accumulate);
+        for (int c = 0; c < C; ++c) finish(acc[r][c], w, panel + c, out + (row + r) * ld + c * PANEL, accumulate);
 }
 
 // ---- all rows, in tiles of at most `Most` rows
@@ -261,7 +261,7 @@ static void matmul(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t p
         product<TILE_PANELS>(w, x, num_rows, panel, prefetch, out, ld, accumulate);
         return;
     }
-    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, prefetch, out, ld, accumulate);
+    for (int c = 0; c < count; ++c) product<1>(w, x, num_rows, panel + c, prefetch, out + c * PANEL, ld, accumulate);
 }
 
 }  // namespace RAMET_ISA

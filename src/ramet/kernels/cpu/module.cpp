@@ -48,6 +48,14 @@ std::shared_ptr<Decoder> make_decoder(std::shared_ptr<Team> team, const std::str
         DecoderShape{hidden, inner, num_layers, num_heads, num_kv_heads, head_dim, vocab, eps, f32});
 }
 
+// Rows of a step: in ascending order, each once.
+void require_rows(const In<int32_t, 1>& wanted, size_t num_rows) {
+    require_below(wanted, int64_t(num_rows), "wanted row");
+    const int32_t* const end = wanted.data() + wanted.size();
+    require(std::adjacent_find(wanted.data(), end, std::greater_equal<int32_t>()) == end,
+            "wanted rows must be in ascending order, each once");
+}
+
 void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<int32_t, 1> slots,
              In<int32_t, 1> row_begin, In<int32_t, 1> row_end, In<int32_t, 1> first_position,
              In<int32_t, 1> slot_offsets, In<int32_t, 1> segment_slots, In<int32_t, 1> wanted, InOut<float, 2> out) {
@@ -57,10 +65,7 @@ void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<
     require_below(ids, decoder.shape().vocab, "token id");
     require_below(positions, decoder.num_positions(), "position");
     require_below(slots, decoder.num_slots(), "slot");
-    require_below(wanted, int64_t(num_rows), "wanted row");
-    const int32_t* const end = wanted.data() + wanted.size();
-    require(std::adjacent_find(wanted.data(), end, std::greater_equal<int32_t>()) == end,
-            "wanted rows must be in ascending order, each once");
+    require_rows(wanted, num_rows);
     require(out.shape(0) == wanted.size() && int64_t(out.shape(1)) == decoder.shape().hidden,
             "out must be [wanted rows, hidden size]");
     const SegmentView segments = checked_segments(
@@ -71,12 +76,15 @@ void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<
     decoder.forward(rows, out.data());
 }
 
-void logits(Decoder& decoder, In<float, 2> hidden, InOut<float, 2> out) {
-    require(int64_t(hidden.shape(1)) == decoder.shape().hidden && hidden.shape(0) == out.shape(0) &&
-                int64_t(out.shape(1)) == decoder.shape().vocab,
-            "hidden must be [rows, hidden size] and out [rows, vocabulary]");
+void logits(Decoder& decoder, In<float, 2> hidden, In<int32_t, 1> wanted, InOut<float, 2> out,
+            InOut<int32_t, 1> likeliest) {
+    require(int64_t(hidden.shape(1)) == decoder.shape().hidden && hidden.shape(0) == likeliest.size() &&
+                out.shape(0) == wanted.size() && int64_t(out.shape(1)) == decoder.shape().vocab,
+            "hidden must be [rows, hidden size], out [wanted rows, vocabulary] and likeliest [rows]");
+    require_rows(wanted, hidden.shape(0));
     nb::gil_scoped_release release;
-    decoder.logits(hidden.data(), int64_t(hidden.shape(0)), out.data());
+    decoder.logits(hidden.data(), int64_t(hidden.shape(0)), wanted.data(), int64_t(wanted.size()), out.data(),
+                   likeliest.data());
 }
 
 ByteAutomaton checked_automaton(const In<uint8_t, 1>& byte_classes, const In<int32_t, 2>& transitions, int64_t state) {
@@ -151,6 +159,15 @@ NB_MODULE(_cpu, module) {
                                                           or_its_own(std::move(memory))));
         },
         nb::arg("data").noconvert(), nb::arg("memory") = nb::none());
+    module.def(
+        "interleave",
+        [](const PackedMatrix& a, const PackedMatrix& b, ArenaPtr memory) {
+            nb::gil_scoped_release release;
+            auto [first, second] = interleave(a, b, or_its_own(std::move(memory)));
+            return std::array<MatrixPtr, 2>{std::make_shared<PackedMatrix>(std::move(first)),
+                                            std::make_shared<PackedMatrix>(std::move(second))};
+        },
+        nb::arg("a"), nb::arg("b"), nb::arg("memory") = nb::none());
 
     nb::class_<Decoder>(module, "Decoder")
         .def(nb::new_(&make_decoder), nb::arg("team"), nb::arg("isa"), nb::kw_only(), nb::arg("hidden_size"),
@@ -193,7 +210,8 @@ NB_MODULE(_cpu, module) {
              nb::arg("slot_ids").noconvert(), nb::arg("row_begin").noconvert(), nb::arg("row_end").noconvert(),
              nb::arg("first_position").noconvert(), nb::arg("slot_offsets").noconvert(), nb::arg("slots").noconvert(),
              nb::arg("wanted").noconvert(), nb::arg("out").noconvert())
-        .def("logits", &logits, nb::arg("hidden").noconvert(), nb::arg("out").noconvert())
+        .def("logits", &logits, nb::arg("hidden").noconvert(), nb::arg("wanted").noconvert(), nb::arg("out").noconvert(),
+             nb::arg("likeliest").noconvert())
         .def("set_profile", &Decoder::set_profile, nb::arg("on"))
         .def("take_profile", [](Decoder& d) {
             nb::dict seconds;

@@ -48,8 +48,8 @@ void linear(const std::string& isa, const PackedMatrix& matrix, In<float, 2> x, 
     nb::gil_scoped_release release;
     for (int64_t row = 0; row < rows; ++row) kernels.convert(x.data() + row * w.k, row, inputs);
     for (int64_t panel = 0; panel < w.panels; panel += 2)
-        kernels.matmul(w, inputs, rows, panel, int(std::min<int64_t>(2, w.panels - panel)), {}, out.data(), w.n,
-                       false);
+        kernels.matmul(w, inputs, rows, panel, int(std::min<int64_t>(2, w.panels - panel)), {},
+                       out.data() + panel * PANEL, w.n, false);
 }
 
 // Attention over a pool that is filled from float32 keys and values [slots, kv_heads, head_dim].

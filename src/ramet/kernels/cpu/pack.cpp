@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -69,6 +70,7 @@ void put_q8(uint8_t* block, int64_t lane, const int8_t* values) {
 uint8_t* allocate(PackedMatrix& out, int64_t panel_bytes) {
     uint8_t* data = out.memory->take(size_t(out.view.panels * panel_bytes));
     out.view.panel_bytes = panel_bytes;
+    out.view.panels_step = 2 * panel_bytes;
     out.view.data = data;
     return data;
 }
@@ -200,6 +202,26 @@ PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns, std::shar
             halves_at(panel, view.scales_of(b))[row % PANEL] = scale;
             put_q8(panel + view.block_at(b), row % PANEL, values);
         }
+    return out;
+}
+
+std::array<PackedMatrix, 2> interleave(const PackedMatrix& a, const PackedMatrix& b, std::shared_ptr<Arena> memory) {
+    if (a.view.n != b.view.n) throw std::invalid_argument("matrices that take turns must have as many outputs");
+    const std::array<const PackedMatrix*, 2> from{&a, &b};
+    std::array<PackedMatrix, 2> out;
+    const int64_t pairs = ceil_div(a.view.panels, 2), step = 2 * (a.view.panel_bytes + b.view.panel_bytes);
+    uint8_t* data = memory->take(size_t(pairs * step));
+    for (size_t i = 0; i < 2; ++i) {
+        out[i].memory = memory;
+        out[i].view = from[i]->view;
+        out[i].view.data = data;
+        out[i].view.panels_step = step;
+        for (int64_t panel = 0; panel < out[i].view.panels; ++panel)
+            std::memcpy(data + panel / 2 * step + panel % 2 * out[i].view.panel_bytes, from[i]->view.panel(panel),
+                        size_t(out[i].view.panel_bytes));
+        if (from[i]->view.bias) set_bias(out[i], from[i]->view.bias);
+        data += 2 * out[i].view.panel_bytes;
+    }
     return out;
 }
 

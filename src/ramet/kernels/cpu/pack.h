@@ -1,6 +1,7 @@
 // From a tensor as its file stores it to the layout the kernels read (see `Matrix`).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -32,6 +33,10 @@ PackedMatrix pack(const std::string& type, const uint8_t* data, int64_t rows, in
 // Quantizes float32 rows to q8: blocks of 32 with a scale, rounded to nearest. The error of a weight is at most
 // 1/254 of the largest in its block, and the rounding of the scale to float16 (below 1e-4 that counts).
 PackedMatrix pack_q8(const float* data, int64_t rows, int64_t columns, std::shared_ptr<Arena> memory);
+
+// Copies of two matrices that are read together: in turn, two panels of each. Throws std::invalid_argument if they
+// differ in the number of outputs.
+std::array<PackedMatrix, 2> interleave(const PackedMatrix& a, const PackedMatrix& b, std::shared_ptr<Arena> memory);
 
 void set_bias(PackedMatrix& matrix, const float* bias);
 

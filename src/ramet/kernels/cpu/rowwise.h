@@ -29,88 +29,117 @@ static void rms_norm(const float* x, const float* weight, int64_t n, float eps, 
     }
 }
 
-// Up to QUANTIZE_BLOCKS blocks, in stretches: what is done per block with vectors, what is done per scale with loops
-// over blocks that the compiler turns into vectors.
+// Up to QUANTIZE_BLOCKS blocks at a time: what is done per block with vectors, what is done per scale with loops over
+// blocks that the compiler turns into vectors.
 constexpr int QUANTIZE_BLOCKS = 64;
 
-RAMET_INLINE void load_block(const float* x, int64_t first, int64_t k, F32& low, F32& high) {
-    const int64_t count = k - first;
+// 32 inputs, of which `count` are there; the rest are 0.
+RAMET_INLINE void load_block(const float* x, int64_t count, F32& low, F32& high) {
     if (count >= BLOCK) {
-        low = load(x + first);
-        high = load(x + first + LANES);
+        low = load(x);
+        high = load(x + LANES);
     } else {
-        low = load_first(x + first, count < LANES ? int(count) : LANES);
-        high = count > LANES ? load_first(x + first + LANES, int(count) - LANES) : zero();
+        low = load_first(x, count < LANES ? int(count) : LANES);
+        high = count > LANES ? load_first(x + LANES, int(count) - LANES) : zero();
     }
 }
 
-static void quantize_blocks(const float* x, int64_t row, const Inputs& to, int64_t begin, int count) {
-    alignas(64) float most[QUANTIZE_BLOCKS], factor[QUANTIZE_BLOCKS];
+// Where blocks come from and go to: neighbours in a row, or the same block of neighbouring rows.
+template <bool InRow>
+struct Blocks {
+    const float* x;
+    int64_t x_step;      // from block to block
+    int64_t row, first;  // of the first
+    const Inputs& to;
+
+    int64_t count(int i) const { return to.k - (first + (InRow ? i : 0)) * BLOCK; }
+    int64_t at(int i) const { return row * to.blocks + first + i * (InRow ? 1 : to.blocks); }
+    int64_t sum_at(int i) const { return row * even(to.blocks) + first + i * (InRow ? 1 : even(to.blocks)); }
+};
+
+template <bool InRow>
+static void quantize_blocks(const Blocks<InRow>& blocks, int count) {
+    alignas(64) float most[QUANTIZE_BLOCKS], factor[QUANTIZE_BLOCKS], scale[QUANTIZE_BLOCKS];
     alignas(64) int32_t total[QUANTIZE_BLOCKS];
+    const Inputs& to = blocks.to;
     F32 low, high;
     for (int b = 0; b < count; ++b) {
-        load_block(x, (begin + b) * BLOCK, to.k, low, high);
+        load_block(blocks.x + b * blocks.x_step, blocks.count(b), low, high);
         most[b] = largest_magnitude(low, high);
     }
-    float* scales = to.scales + row * to.blocks + begin;
     for (int b = 0; b < count; ++b) {
         // Of blocks so small that 127 / most overflows nothing is left; what is not finite ends up in the scale,
         // and so in every output
         const float inverse = 127.0f / most[b];
         const bool usable = inverse < INFINITY && most[b] < INFINITY;
         factor[b] = usable ? inverse : 0.0f;
-        scales[b] = usable ? most[b] * (1.0f / 127.0f) : most[b] < 1.0f ? 0.0f : NAN;
+        scale[b] = usable ? most[b] * (1.0f / 127.0f) : most[b] < 1.0f ? 0.0f : NAN;
     }
-    int8_t* bytes = to.bytes + (row * to.blocks + begin) * BLOCK;
     for (int b = 0; b < count; ++b) {
+        int8_t* bytes = to.bytes + blocks.at(b) * BLOCK;
         total[b] = 0;
         if (factor[b] > 0) {
-            load_block(x, (begin + b) * BLOCK, to.k, low, high);
-            total[b] = store_int8(bytes + b * BLOCK, low * set1(factor[b]), high * set1(factor[b]));
+            load_block(blocks.x + b * blocks.x_step, blocks.count(b), low, high);
+            total[b] = store_int8(bytes, low * set1(factor[b]), high * set1(factor[b]));
         } else {  // all zeros, or not numbers: the scale tells
-            std::memset(bytes + b * BLOCK, 0, BLOCK);
+            std::memset(bytes, 0, BLOCK);
         }
     }
-    int32_t* offsets4 = to.offsets4 + row * to.blocks + begin;
-    int32_t* offsets8 = to.offsets8 + row * to.blocks + begin;
-    uint16_t* sums = to.sums + row * even(to.blocks) + begin;
     for (int b = 0; b < count; ++b) {
-        offsets4[b] = -8 * total[b];
-        offsets8[b] = -SIGNED_OFFSET * total[b];
-        most[b] = scales[b] * float(total[b]);
+        to.scales[blocks.at(b)] = scale[b];
+        to.offsets4[blocks.at(b)] = -8 * total[b];
+        to.offsets8[blocks.at(b)] = -SIGNED_OFFSET * total[b];
+        most[b] = scale[b] * float(total[b]);
     }
-    for (int b = 0; b < count; ++b) sums[b] = f32_to_bf16(most[b]);
+    for (int b = 0; b < count; ++b) to.sums[blocks.sum_at(b)] = f32_to_bf16(most[b]);
 }
 
 static void quantize(const float* x, int64_t row, const Inputs& to) {
     for (int64_t b = 0; b < to.blocks; b += QUANTIZE_BLOCKS)
-        quantize_blocks(x, row, to, b, to.blocks - b < QUANTIZE_BLOCKS ? int(to.blocks - b) : QUANTIZE_BLOCKS);
+        quantize_blocks<true>({x + b * BLOCK, BLOCK, row, b, to},
+                              to.blocks - b < QUANTIZE_BLOCKS ? int(to.blocks - b) : QUANTIZE_BLOCKS);
     if (to.blocks & 1) to.sums[row * even(to.blocks) + to.blocks] = 0;
+}
+
+// `count` values of a row from `first` on, as bf16. The last of an odd row gets a zero beside it.
+RAMET_INLINE void to_bf16(const float* x, int64_t row, int64_t first, int64_t count, const Inputs& to) {
+    uint16_t* out = to.bf16 + row * even(to.k) + first;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store_bf16(out + i, load(x + i));
+    for (; i < count; ++i) out[i] = f32_to_bf16(x[i]);
+    if (first + count == to.k && to.k & 1) out[count] = 0;
 }
 
 // A row of float32 in every form that `to` has room for.
 static void convert(const float* x, int64_t row, const Inputs& to) {
     if (to.bytes) quantize(x, row, to);
-    if (to.bf16) {
-        uint16_t* out = to.bf16 + row * even(to.k);
-        int64_t i = 0;
-        for (; i + LANES <= to.k; i += LANES) store_bf16(out + i, load(x + i));
-        for (; i < to.k; ++i) out[i] = f32_to_bf16(x[i]);
-        if (to.k & 1) out[to.k] = 0;
-    }
+    if (to.bf16) to_bf16(x, row, 0, to.k, to);
     if (to.f32) std::memcpy(to.f32 + row * to.k, x, size_t(to.k) * sizeof(float));
 }
 
-// silu(gate) * up
-static void silu_multiply(const float* gate, const float* up, int64_t n, float* out) {
+// silu(gate) * up of one block of inputs for each row, in every form that `to` has room for: 32 gates of `tile`
+// [num_rows][2][BLOCK] become what they let through.
+static void gate(float* tile, int64_t num_rows, int64_t block, const Inputs& to) {
     // Bounded, so that 1 + exp(-gate) stays finite and has a reciprocal
     const F32 log2e = set1(1.4426950408889634f), least = set1(-126.0f), one = set1(1.0f);
-    auto gated = [&](F32 g, F32 u) { return g * reciprocal(one + exp2(zero() - max(least, g * log2e))) * u; };
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) store(out + i, gated(load(gate + i), load(up + i)));
-    if (i < n) {
-        const int count = int(n - i);
-        store_first(out + i, gated(load_first(gate + i, count), load_first(up + i, count)), count);
+    const int64_t left = to.k - block * BLOCK, count = left < BLOCK ? left : BLOCK;
+    for (int64_t row = 0; row < num_rows; ++row)
+        for (int64_t i = 0; i < BLOCK; i += LANES) {  // what is behind the last input is whatever was there
+            float* at = tile + row * 2 * BLOCK + i;
+            const F32 g = load(at), u = load(at + BLOCK);
+            store(at, g * reciprocal(one + exp2(zero() - max(least, g * log2e))) * u);
+        }
+    for (int64_t row = 0; row < num_rows; row += QUANTIZE_BLOCKS) {
+        if (!to.bytes) break;
+        const int64_t some = num_rows - row < QUANTIZE_BLOCKS ? num_rows - row : QUANTIZE_BLOCKS;
+        quantize_blocks<false>({tile + row * 2 * BLOCK, 2 * BLOCK, row, block, to}, int(some));
+    }
+    const bool ends_odd = block + 1 == to.blocks && to.blocks & 1;
+    for (int64_t row = 0; row < num_rows; ++row) {
+        const float* from = tile + row * 2 * BLOCK;
+        if (to.bytes && ends_odd) to.sums[row * even(to.blocks) + to.blocks] = 0;
+        if (to.bf16) to_bf16(from, row, block * BLOCK, count, to);
+        if (to.f32) std::memcpy(to.f32 + row * to.k + block * BLOCK, from, size_t(count) * sizeof(float));
     }
 }
 
@@ -187,7 +216,7 @@ static void write_kv(const float* key, const float* value, int64_t dim, const KV
     bool poisoned = false;
     for (int64_t i = 0; i < dim; i += BLOCK) {
         F32 low, high;
-        load_block(value, i, dim, low, high);
+        load_block(value + i, dim - i, low, high);
         poisoned |= !(largest_magnitude(low, high) < LARGEST_BF16);
     }
     char* const record = kv.record(head, slot);

@@ -105,6 +105,28 @@ static Peak find_peak(const LogitsView& view, void* scratch) {
     }
 }
 
+static void track(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows) {
+    for (int64_t row = 0; row < num_rows; ++row) {
+        const LogitsView view{tile + row * BLOCK, count, nullptr};
+        Maxima& seen = rows[row];
+        const F32 low = logits_at(view, 0, allowed_bits(view, 0));
+        const F32 high = count > LANES ? logits_at(view, LANES, allowed_bits(view, LANES)) : set1(-INFINITY);
+        seen.not_numbers |= unordered_bits(low, high) != 0;
+        // Rare after the first few
+        for (uint32_t bits = less_equal_bits(load(seen.value), max(low, high)); bits; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits);
+            for (int64_t i = lane; i < count; i += LANES) {
+                const float value = view.logits[i];
+                const int32_t token = int32_t(first + i);
+                if (value > seen.value[lane] || (value == seen.value[lane] && token < seen.token[lane])) {
+                    seen.value[lane] = value;
+                    seen.token[lane] = token;
+                }
+            }
+        }
+    }
+}
+
 // The sum of f(i) over vectors i = 0, 16, .. below n: pairwise in float32 for each SUMMED, then in float64.
 template <class Vector>
 RAMET_INLINE double blocked_sum(int64_t n, double* sums, const Vector& f) {

@@ -15,7 +15,8 @@ constexpr int ATTENTION_ROWS = 64;  // rows that one unit of attention work cove
 enum class Format : uint8_t { q4, q8, bf16, f32 };
 
 // A packed weight matrix. Panels of 16 output features stand one after the other, each one run of memory that is read
-// from its first byte to its last: what a processor fetches ahead by itself. A panel is
+// from its first byte to its last: what a processor fetches ahead by itself. Matrices that are read together may take
+// turns, each with two panels. A panel is
 //   bf16: per pair of inputs 16 x 2 values.   f32: per input 16 values.
 //   q4, q8: pairs of blocks (the last may be half empty). A pair is the weights of its two blocks, then their scales,
 //         f16 [2][PANEL], then, if the matrix has them, their minima, bf16 [PANEL][2]. The weights of a block are
@@ -26,13 +27,14 @@ struct Matrix {
     Format format;
     int64_t n, k;                   // output and input features
     int64_t panels, blocks;         // ceil(n / PANEL), ceil(k / BLOCK)
-    const uint8_t* data;            // [panels][panel_bytes]
+    const uint8_t* data;            // the first panel
     int64_t panel_bytes;
+    int64_t panels_step;            // from a pair of panels to the next: between them may be those of another matrix
     int64_t pair_bytes;             // of two blocks, with scales and minima
     int64_t scales_at, minima_at;   // within a pair; 0: it has none
     const float* bias;              // [panels * PANEL], or null
 
-    const uint8_t* panel(int64_t index) const { return data + index * panel_bytes; }
+    const uint8_t* panel(int64_t index) const { return data + index / 2 * panels_step + index % 2 * panel_bytes; }
     // Within a panel: where the weights of a block begin, its scales, and its first minimum; its minima are every other
     // value from there.
     int64_t block_at(int64_t block) const { return block / 2 * pair_bytes + block % 2 * (scales_at / 2); }
@@ -132,6 +134,13 @@ struct Peak {
     int64_t first;
 };
 
+// The largest logits of a row that a thread has seen so far, lane by lane.
+struct alignas(64) Maxima {
+    float value[PANEL];
+    int32_t token[PANEL];                 // the first that has it
+    bool not_numbers;
+};
+
 // How to draw. Filters in this order: top_k (0 = all), top_p (1 = all), min_p (0 = all).
 struct Draw {
     float temperature;                    // 0 = greedy
@@ -147,13 +156,14 @@ struct Kernels {
 
     // Rows [0, num_rows) of x times panels [panel, panel + count) of w; count is 1 or 2. `next` is what
     // will be read after them: as much of it is prefetched as helps.
-    // out[row * ld + n] = (accumulate ? out : 0) + product + bias
+    // out[row * ld + n] = (accumulate ? out : 0) + product + bias, n counted from the first panel on
     void (*matmul)(const Matrix& w, const Inputs& x, int64_t num_rows, int64_t panel, int count, ByteRange next,
                    float* out, int64_t ld, bool accumulate);
 
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     void (*convert)(const float* x, int64_t row, const Inputs& to);
-    void (*silu_multiply)(const float* gate, const float* up, int64_t n, float* out);
+    // Block `block` of the inputs `to` of each row: silu(gate) * up, of tile [num_rows][gate, up][BLOCK], which it changes.
+    void (*gate)(float* tile, int64_t num_rows, int64_t block, const Inputs& to);
     void (*embed)(const Matrix& w, int64_t id, float* out);
     // One row: rotates queries and keys by cos_sin [2][head_dim / 2], writes queries (none if `row` is negative),
     // keys and values.
@@ -170,6 +180,8 @@ struct Kernels {
     void (*merge)(const AttentionShape& shape, int64_t stride, int64_t kv_head, int64_t row,
                   const float* partials, int64_t num_spans, int64_t step);
 
+    // Takes the logits of `count` tokens from `first` on, at most BLOCK: tile [num_rows][BLOCK]. Any order of tokens.
+    void (*track)(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows);
     Peak (*find_peak)(const LogitsView& view, void* scratch);
     // Sum of exp(logit - peak).
     double (*sum_weights)(const LogitsView& view, float peak);
