@@ -45,6 +45,11 @@ def i32(*values):
     return np.array(values, dtype=np.int32)
 
 
+def likeliest_of(logits):
+    """The first token with the largest logit of each row; -1 if that is not finite or one is not a number."""
+    return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)
+
+
 def run(machine, logits, rows=None, score_rows=(), score_token_ids=(), **arrays):
     """Sample from rows of logits; by default from each row once."""
     logits = np.asarray(logits, dtype=np.float32)
@@ -52,9 +57,9 @@ def run(machine, logits, rows=None, score_rows=(), score_token_ids=(), **arrays)
     wanted = np.unique(np.concatenate((sampling.rows, i32(*score_rows))))
     sampler = NativeSampler(NATIVE, *machine, logits.shape[1])
 
-    def logits_of(begin, end, looked_at, likeliest):
-        block = logits[wanted[begin:end]]
-        likeliest[:] = np.where(np.isfinite(block.max(axis=1)), block.argmax(axis=1), -1)
+    def logits_of(begin, looked_at, likeliest):
+        block = logits[wanted[begin : begin + len(likeliest)]]
+        likeliest[:] = likeliest_of(block)
         return block[looked_at]
 
     return sampler.sample(
@@ -80,7 +85,10 @@ def draw(machine, row, uniforms, temperature, top_k=0, top_p=1.0, min_p=0.0):
     output = ModelOutput(
         token_ids, f32(*[0] * n), np.empty((n, 0), np.int32), np.empty((n, 0), np.float32), f32()
     )
-    NATIVE.Sampler(*machine).sample(row[None], i32(0), sampling, np.asarray(uniforms), i32(), i32(), output)
+    logits, uniforms = row[None], np.asarray(uniforms)
+    NATIVE.Sampler(*machine).sample(
+        i32(0), likeliest_of(logits), i32(0), logits, sampling, uniforms, i32(), i32(), output
+    )
     return token_ids
 
 
@@ -437,12 +445,21 @@ def test_outputs_are_never_written_to_a_copy():
     sampling = sampling_of([0])
     output = ModelOutput(i32(0), np.zeros(1), np.empty((1, 0), np.int32), np.empty((1, 0), np.float32), f32())
     sampler = NATIVE.Sampler(TEAMS[1], "baseline")
+    rows = i32(0), i32(0), i32(0), np.zeros((1, 8), np.float32)  # with their likeliest tokens and logits
     with pytest.raises(TypeError, match="logprobs has another type"):
-        sampler.sample(np.zeros((1, 8), np.float32), i32(0), sampling, np.zeros(1), i32(), i32(), output)
+        sampler.sample(*rows, sampling, np.zeros(1), i32(), i32(), output)
     few_columns = replace(output, logprobs=f32(0))
     wanted = sampling_of([0], num_top_logprobs=i32(1))
     with pytest.raises(ValueError, match="too few columns"):
-        sampler.sample(np.zeros((1, 8), np.float32), i32(0), wanted, np.zeros(1), i32(), i32(), few_columns)
+        sampler.sample(*rows, wanted, np.zeros(1), i32(), i32(), few_columns)
+    for some in (
+        (i32(), i32(), rows[3][:0]),
+        (i32(0, 0), i32(0), rows[3]),
+        (i32(8), i32(0), rows[3]),
+        (i32(0), i32(1), rows[3]),
+    ):
+        with pytest.raises(ValueError):
+            sampler.sample(i32(0), *some, wanted, np.zeros(1), i32(), i32(), output)
     with pytest.raises(ValueError, match="lacks that instruction set"):
         NATIVE.Sampler(TEAMS[1], "mmx")
 

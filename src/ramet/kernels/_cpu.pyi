@@ -143,17 +143,26 @@ class Sampler:
     """Draws tokens and takes logprobs. Calls take turns."""
 
     def __init__(self, team: Team, isa: str) -> None: ...
+    def find_wanted(
+        self, rows: Int32Array, sampling: Sampling, score_rows: Int32Array, wanted: Int32Array
+    ) -> int:
+        """Write to ``wanted`` ``[num_rows]`` the places of those among ``rows`` (ascending) whose logits a
+        sample or score looks at; how many they are. The others only need their likeliest token."""
+
     def sample(
         self,
-        logits: Float32Array,
         rows: Int32Array,
+        likeliest: Int32Array,
+        wanted: Int32Array,
+        logits: Float32Array,
         sampling: Sampling,
         uniforms: NDArray[np.float64],
         score_rows: Int32Array,
         score_token_ids: Int32Array,
         output: ModelOutput,
     ) -> None:
-        """Fill ``output`` for all samples and scores of ``rows``, whose logits are given."""
+        """Fill ``output`` for all samples and scores of ``rows``, whose likeliest tokens are given, and the
+        logits ``[len(wanted), vocab_size]`` of those at the places ``wanted``."""
 
 class TokenTrie:
     """The tokens of a vocabulary as a trie of their bytes, one node per byte, nodes in depth-first order.

@@ -108,10 +108,10 @@ class NativeModelRunner:
         if decoder is None:
             raise EngineDead("the model runner has been closed")
 
-        def logits_of(begin: int, end: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
+        def logits_of(begin: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
             started = time.perf_counter()
             logits = np.empty((len(wanted), self._config.vocab_size), dtype=np.float32)
-            decoder.logits(hidden[begin:end], wanted, logits, likeliest)
+            decoder.logits(hidden[begin : begin + len(likeliest)], wanted, logits, likeliest)
             if self._profile is not None:
                 self._profile["logits"] += time.perf_counter() - started
             return logits

@@ -19,20 +19,18 @@ if TYPE_CHECKING:
     from ramet.kernels import _cpu
 
 BLOCK_BYTES = 64 * 2**20  # bounds the logits held at a time
-_NO_ROWS = np.empty(0, dtype=np.int32)
 
 
 class LogitsOf(Protocol):
-    """Computes logits of ``rows[begin:end]``: returns those of some, finds the likeliest tokens of all."""
+    """Computes logits of neighbouring rows: returns those of some, finds the likeliest tokens of all."""
 
-    def __call__(self, begin: int, end: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
+    def __call__(self, begin: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
         """
         Args:
             begin: the first row.
-            end: behind the last.
             wanted: ``[num_wanted]`` int32, counted from ``begin``, ascending, each once.
-            likeliest: ``[end - begin]`` int32, written to: the first token with the largest logit; -1 if that
-                is not finite or a logit is not a number.
+            likeliest: ``[num_rows]`` int32, written to: the first token with the largest logit; -1 if that is
+                not finite or a logit is not a number.
 
         Returns:
             ``[num_wanted, vocab_size]`` float32 in C order.
@@ -82,42 +80,25 @@ class NativeSampler:
         else:
             max_top = int(sampling.num_top_logprobs.max(initial=0))
         top_shape = (num_samples, max(max_top, 0))
+        # Filled below: every sample and score belongs to a row of exactly one block
         output = ModelOutput(
             token_ids=np.empty(num_samples, dtype=np.int32),
-            logprobs=np.full(num_samples, np.nan, dtype=np.float32),
-            top_token_ids=np.zeros(top_shape, dtype=np.int32),
-            top_logprobs=np.full(top_shape, -np.inf, dtype=np.float32),
+            logprobs=np.empty(num_samples, dtype=np.float32),
+            top_token_ids=np.empty(top_shape, dtype=np.int32),
+            top_logprobs=np.empty(top_shape, dtype=np.float32),
             score_logprobs=np.empty(num_scores, dtype=np.float32),
         )
-        looks = _looks_at_logits(sampling)
-        seen = _NO_ROWS  # rows whose logits are looked at
-        if num_scores or looks.any():
-            seen = np.union1d(sampling.rows[looks], score_rows)
-            uniforms = _uniforms(sampling)
-        likeliest = np.empty(len(rows), dtype=np.int32)
+        sampler, uniforms = self._sampler, _uniforms(sampling)
         block_rows = max(BLOCK_BYTES // (4 * self._vocab_size), 1)
         for begin in range(0, len(rows), block_rows):
-            end = min(begin + block_rows, len(rows))
-            if not len(seen):
-                logits_of(begin, end, _NO_ROWS, likeliest[begin:end])
-                continue
-            block = rows[begin:end]
-            wanted = np.flatnonzero(np.isin(block, seen)).astype(np.int32)
-            logits = logits_of(begin, end, wanted, likeliest[begin:end])
-            self._sampler.sample(
-                logits, block[wanted], sampling, uniforms, score_rows, score_token_ids, output
+            block = rows[begin : begin + block_rows]
+            wanted, likeliest = np.empty_like(block), np.empty_like(block)
+            wanted = wanted[: sampler.find_wanted(block, sampling, score_rows, wanted)]
+            logits = logits_of(begin, wanted, likeliest)
+            sampler.sample(
+                block, likeliest, wanted, logits, sampling, uniforms, score_rows, score_token_ids, output
             )
-        greedy = ~looks
-        output.token_ids[greedy] = likeliest[rows.searchsorted(sampling.rows[greedy])]
         return output
-
-
-def _looks_at_logits(sampling: Sampling) -> NDArray[np.bool_]:
-    """Which samples need more than the likeliest token of their row."""
-    if sampling.bitmask is not None or sampling.penalties is not None or sampling.bias is not None:
-        return np.ones(len(sampling.rows), dtype=np.bool_)
-    looks: NDArray[np.bool_] = (sampling.temperature > 0) | (sampling.num_top_logprobs >= 0)
-    return looks
 
 
 def _uniforms(sampling: Sampling) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ extern const Kernels kernels;
 const Kernels kernels = {
     RAMET_STRING(RAMET_ISA), NATIVE_BF16, matmul, rms_norm, convert,
     gate, embed, rope, write_kv, attend, attend_scratch, merge,
-    track, find_peak, sum_weights, draw, find_top, sampling_scratch,
+    track, sum_weights, draw, find_top, sampling_scratch,
 };
 
 }  // namespace RAMET_ISA

@@ -55,27 +55,25 @@ struct BiasArrays {
     BySample by_sample;
 };
 
-// The arrays of `ramet.model_io.Sampling`, checked against each other and the vocabulary.
+// The arrays of `ramet.model_io.Sampling`, checked against each other.
 struct Samples {
     In<int32_t, 1> rows, top_k, num_top;
     In<float, 1> temperature, top_p, min_p;
-    In<double, 1> uniforms;
     PenaltyArrays penalties;
     BiasArrays bias;
     In<uint32_t, 2> bitmask;
     bool masked = false;
 
-    Samples(nb::handle sampling, In<double, 1> given_uniforms, int64_t vocab_size)
+    explicit Samples(nb::handle sampling)
         : rows(attribute<In<int32_t, 1>>(sampling, "rows")),
           top_k(attribute<In<int32_t, 1>>(sampling, "top_k")),
           num_top(attribute<In<int32_t, 1>>(sampling, "num_top_logprobs")),
           temperature(attribute<In<float, 1>>(sampling, "temperature")),
           top_p(attribute<In<float, 1>>(sampling, "top_p")),
-          min_p(attribute<In<float, 1>>(sampling, "min_p")),
-          uniforms(std::move(given_uniforms)) {
+          min_p(attribute<In<float, 1>>(sampling, "min_p")) {
         const size_t n = rows.size();
         require(top_k.size() == n && num_top.size() == n && temperature.size() == n && top_p.size() == n &&
-                    min_p.size() == n && uniforms.size() == n,
+                    min_p.size() == n,
                 "the arrays of sampling must have one value per sample");
         if (nb::object given = sampling.attr("penalties"); !given.is_none()) {
             penalties.repetition = attribute<In<float, 1>>(given, "repetition");
@@ -88,7 +86,6 @@ struct Samples {
                         penalties.presence.size() == n && penalties.token.size() == entry_sample.size() &&
                         penalties.output_count.size() == entry_sample.size(),
                     "the arrays of penalties must have one value per sample or one per entry");
-            require_below(penalties.token, vocab_size, "penalised token");
             penalties.by_sample.build(entry_sample, n);
         }
         if (nb::object given = sampling.attr("bias"); !given.is_none()) {
@@ -97,16 +94,26 @@ struct Samples {
             auto entry_sample = attribute<In<int32_t, 1>>(given, "entry_sample");
             require(bias.token.size() == entry_sample.size() && bias.value.size() == entry_sample.size(),
                     "the arrays of bias must have one value per entry");
-            require_below(bias.token, vocab_size, "biased token");
             bias.by_sample.build(entry_sample, n);
         }
         if (nb::object given = sampling.attr("bitmask"); !given.is_none()) {
             bitmask = attribute<In<uint32_t, 2>>(sampling, "bitmask");
             masked = true;
-            require(bitmask.shape(0) == n && int64_t(bitmask.shape(1)) == (vocab_size + 31) / 32,
-                    "bitmask must have one row per sample and one bit per token, in words of 32");
+            require(bitmask.shape(0) == n, "bitmask must have one row per sample");
         }
     }
+
+    void check_tokens(int64_t vocab_size) const {
+        require_below(penalties.token, vocab_size, "penalised token");
+        require_below(bias.token, vocab_size, "biased token");
+        require(!masked || int64_t(bitmask.shape(1)) == (vocab_size + 31) / 32,
+                "bitmask must have one bit per token, in words of 32");
+    }
+
+    // Whether the likeliest token is what is drawn.
+    bool is_greedy(size_t sample) const { return !(temperature.data()[sample] > 0) && !masked && !changed(sample); }
+    // Whether that is all that is asked for.
+    bool wants_no_logits(size_t sample) const { return is_greedy(sample) && num_top.data()[sample] < 0; }
 
     bool changed(size_t sample) const { return penalties.by_sample.any(sample) || bias.by_sample.any(sample); }
 

@@ -182,7 +182,6 @@ struct Kernels {
 
     // Takes the logits of `count` tokens from `first` on, at most BLOCK: tile [num_rows][BLOCK]. Any order of tokens.
     void (*track)(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows);
-    Peak (*find_peak)(const LogitsView& view, void* scratch);
     // Sum of exp(logit - peak).
     double (*sum_weights)(const LogitsView& view, float peak);
     // The token that `uniform` falls on; -1 if the peak is not finite.
