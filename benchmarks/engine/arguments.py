@@ -26,7 +26,9 @@ Workloads (greedy, EOS ignored, fresh random token ids in every run):
      tokens: cold, and again with the prompt cached (new own tokens), which is decode time
 
 Engines stay loaded in processes of their own and take turns run by run; those that wait are
-stopped. Figures are medians. Peers need only their own package in their Python:
+stopped. Each may stand idle for some seconds once it has loaded, as a server does before anybody
+asks: a new KV cache is memory that somebody has to touch first. Figures are medians. Peers need
+only their own package in their Python:
   --peer llama.cpp --python ~/llama/bin/python --peer openvino --python ~/ov/bin/python
 llama.cpp shares prefixes by hand (seq_cp), transformers too (a repeated cache). OpenVINO reads
 some formats with a loss ("first tokens as Ramet's" shows it), so it runs on the GGUF as stored and
@@ -59,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workload", type=_letters, default=list(SESSIONS), help="which, such as a,b (all)")
     add("--runs", type=_positive, default=3, help="timed runs per engine (3)")
     add("--warm-ups", type=_count, default=1, help="untimed runs before them (1)")
+    add("--settle", type=float, default=5.0, help="seconds engines stand idle once they have loaded (5)")
     add("--threads", type=_positive, default=2, help="threads and cores for each engine (2)")
     add("--device", choices=DEVICES, default="cpu", help="where Ramet and transformers compute (cpu)")
     add("--model", help="GGUF file, Hugging Face folder or hub id (the bundled model)")

@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             limits = measure_limits(machine)
             console.print(report.limit_table(limits, given.threads))
         engines = [
-            stack.enter_context(EngineProcess(spec, _log(workdir, spec), timeout=given.timeout))
+            stack.enter_context(
+                EngineProcess(spec, _log(workdir, spec), timeout=given.timeout, settle=given.settle)
+            )
             for spec in _specs(given, model, cores)
         ]
         measurement = Measurement(engines, workloads, say, machine)

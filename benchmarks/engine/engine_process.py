@@ -40,10 +40,13 @@ class EngineSpec:
 class EngineProcess:
     """A context manager; the engine loads on `start` and stays loaded."""
 
-    def __init__(self, spec: EngineSpec, log: Path, *, timeout: float) -> None:
+    def __init__(self, spec: EngineSpec, log: Path, *, timeout: float, settle: float = 0.0) -> None:
+        """``timeout`` is what an answer may take; ``settle`` is how long the engine stands idle, not stopped,
+        once it has loaded, both in seconds."""
         self.spec = spec
         self._log = log
         self._timeout = timeout
+        self._settle = settle
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
 
@@ -86,6 +89,7 @@ class EngineProcess:
                 raise EngineFailed(f"cannot start {self.spec.command[0]}: {error.strerror}") from error
         self._unread = b""
         self._ask({"op": "load", "options": dict(self.spec.options)})
+        time.sleep(self._settle)
         self._signal(signal.SIGSTOP)
 
     def session(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,7 +24,8 @@ from engine.workloads import SESSIONS, Figure, Sizes, Workloads  # noqa: E402
 from ramet.models.config import ModelConfig  # noqa: E402
 
 ECHO = f"""
-import os, sys, time
+import os, sys, threading, time
+from pathlib import Path
 sys.path.insert(0, {str(BENCHMARKS)!r})
 from engine.peers.wire import serve
 
@@ -32,6 +33,7 @@ class Echo:
     "Repeats the last token of a prompt; fails, dies or answers short if the first token says so."
     def __init__(self, options):
         self.calls = 0
+        threading.Timer(0.5, Path(options.workdir, "idle").touch).start()
     def prepare(self, calls):
         print("chatter on standard output")
         os.write(1, b"and from below Python\\n")
@@ -59,10 +61,9 @@ def echo(tmp_path):
     script = tmp_path / "echo.py"
     script.write_text(ECHO)
 
-    def start(name="Ramet", timeout=30.0):
-        return EngineProcess(
-            EngineSpec(name, (sys.executable, script), OPTIONS), tmp_path / f"{name}.log", timeout=timeout
-        )
+    def start(name="Ramet", timeout=30.0, settle=0.0):
+        spec = EngineSpec(name, (sys.executable, script), OPTIONS | {"workdir": str(tmp_path)})
+        return EngineProcess(spec, tmp_path / f"{name}.log", timeout=timeout, settle=settle)
 
     return start
 
@@ -153,6 +154,18 @@ def test_an_engine_answers_whatever_it_prints_and_stands_still_in_between(echo):
         assert answer["seconds"] >= 0
         assert is_stopped(pid)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_an_engine_may_stand_idle_once_it_has_loaded(echo, tmp_path):
+    with echo() as hurried:
+        hurried.start()
+        assert is_stopped(hurried.pid)
+        time.sleep(1)
+        assert not (tmp_path / "idle").exists()
+    with echo(settle=1.0) as settled:
+        settled.start()
+        assert is_stopped(settled.pid)
+        assert (tmp_path / "idle").exists()
 
 
 @pytest.mark.parametrize(
