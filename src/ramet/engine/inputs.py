@@ -140,7 +140,7 @@ def _plan_many(visits: list[Visit]) -> Segments:
 
     table = np.fromiter(facts, np.int32, len(facts)).reshape(len(visits), -1)
     # One line per chunk number, one column per visit: in this order, rows ascend among chunks of one position
-    numbers = np.arange(table[:, 1].max(), dtype=np.int32)[:, None]
+    numbers = np.arange(max(facts[1 :: table.shape[1]]), dtype=np.int32)[:, None]
     number, of_visit = ((table[:, 0] <= numbers) & (numbers < table[:, 1])).nonzero()
     _, _, first_line, stretch_begin, run_end, first_row, own_end, visit_end = table.take(of_visit, axis=0).T
     line, position = first_line + number, number.astype(np.int32) * CHUNK_TOKENS

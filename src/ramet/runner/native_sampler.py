@@ -75,11 +75,8 @@ class NativeSampler:
             ValueError: arrays do not fit each other, or a token id is not in the vocabulary.
         """
         num_samples, num_scores = len(sampling.rows), len(score_rows)
-        if num_samples == 1:  # what a lone request asks for in every step
-            max_top = int(sampling.num_top_logprobs[0])
-        else:
-            max_top = int(sampling.num_top_logprobs.max(initial=0))
-        top_shape = (num_samples, max(max_top, 0))
+        # A list's: NumPy's has to be fetched anew in every step, for its code is in no cache any more
+        top_shape = (num_samples, max((0, *sampling.num_top_logprobs.tolist())))
         # Filled below: every sample and score belongs to a row of exactly one block
         output = ModelOutput(
             token_ids=np.empty(num_samples, dtype=np.int32),
