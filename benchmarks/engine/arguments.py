@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workload", type=_letters, default=list(SESSIONS), help="which, such as a,b (all)")
     add("--runs", type=_positive, default=3, help="timed runs per engine (3)")
     add("--warm-ups", type=_count, default=1, help="untimed runs before them (1)")
-    add("--settle", type=float, default=5.0, help="seconds engines stand idle once they have loaded (5)")
+    add("--settle", type=_seconds, default=5.0, help="seconds engines stand idle once they have loaded (5)")
     add("--threads", type=_positive, default=2, help="threads and cores for each engine (2)")
     add("--device", choices=DEVICES, default="cpu", help="where Ramet and transformers compute (cpu)")
     add("--model", help="GGUF file, Hugging Face folder or hub id (the bundled model)")
@@ -107,6 +107,16 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, got {text!r}")
+    return seconds
 
 
 def _python(text: str) -> Path:

@@ -33,7 +33,9 @@ class Echo:
     "Repeats the last token of a prompt; fails, dies or answers short if the first token says so."
     def __init__(self, options):
         self.calls = 0
-        threading.Timer(0.5, Path(options.workdir, "idle").touch).start()
+        timer = threading.Timer(0.5, Path(options.workdir, "idle").touch)
+        timer.daemon = True
+        timer.start()
     def prepare(self, calls):
         print("chatter on standard output")
         os.write(1, b"and from below Python\\n")
@@ -162,6 +164,7 @@ def test_an_engine_may_stand_idle_once_it_has_loaded(echo, tmp_path):
         assert is_stopped(hurried.pid)
         time.sleep(1)
         assert not (tmp_path / "idle").exists()
+    (tmp_path / "idle").unlink(missing_ok=True)  # it went on for a moment in order to end
     with echo(settle=1.0) as settled:
         settled.start()
         assert is_stopped(settled.pid)

@@ -194,6 +194,21 @@ def test_what_rows_are_wanted_changes_no_row_and_no_later_step(dtype, isa, team)
         assert np.array_equal(logits_of(decoder, config, later), afterwards)
 
 
+@pytest.mark.parametrize("team", [1, 2])
+def test_logits_of_some_of_many_rows(team):
+    """More than are multiplied at a time."""
+    config = tiny_config()
+    decoder = native(config, team=team)
+    hidden = np.random.default_rng(0).standard_normal((600, config.hidden_size), dtype=np.float32)
+    everything = all_logits(decoder, hidden, config.vocab_size)
+    for wanted in ([0, 255, 256, 511, 512, 599], [300], []):
+        rows, likeliest = np.array(wanted, dtype=np.int32), np.empty(600, dtype=np.int32)
+        logits = np.empty((len(wanted), config.vocab_size), dtype=np.float32)
+        decoder.logits(hidden, rows, logits, likeliest)
+        assert np.array_equal(logits, everything[wanted])
+        assert np.array_equal(likeliest, everything.argmax(axis=1))
+
+
 @pytest.mark.parametrize("wanted", [[3, 2], [3, 3]])
 def test_wanted_rows_out_of_order_are_refused(wanted):
     config = tiny_config()

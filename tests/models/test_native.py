@@ -181,6 +181,18 @@ def test_a_file_of_each_type_runs(tmp_path, kind):
     assert root_mean_square(logprobs(path, kernels="native", dtype="bfloat16") - expected) < 0.02 * size
 
 
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0], ids=lambda kind: kind.name)
+def test_an_odd_number_of_blocks_between_gate_and_down(tmp_path, kind):
+    """Of 60 rows, of 90, which are more than are quantized at a time, and of 120, which threads share."""
+    path = write(tmp_path / "model.gguf", kind, replace(SMALL, intermediate_size=96, context_length=128))
+    expected = logprobs(path, kernels="torch", dtype="float32")
+    size = root_mean_square(expected - expected.mean(axis=1, keepdims=True))
+    result = logprobs(path, kernels="native")
+    assert root_mean_square(result - expected) < 0.05 * size
+    for length in (90, 120):
+        assert np.array_equal(logprobs(path, length, kernels="native")[:2], result[:2])
+
+
 def test_types_may_be_mixed(tmp_path):
     """Every matrix of another type, the head tied to an embedding of 8 bits: what quantizers write."""
     config = replace(SMALL, tie_word_embeddings=True, num_layers=2)

@@ -1,12 +1,13 @@
 """The Llama family on the native CPU kernels: a checkpoint's tensors, packed into a `_cpu.Decoder`.
 
-Each matrix is packed once, into the one layout of its format, and nothing else is kept of it. What becomes
-of the types: Q4_0, Q4_1 and Q8_0 stay the blocks they are, but for the minima of Q4_1: what is left of them,
-measured from the middle of the block's values, is rounded to bfloat16 (at most 1/32 of a step of the 4-bit
-grid where a block spans zero, usually far less). Q4_K becomes Q4_1: its scales are rounded to float16
-(1/2000 of themselves unless they are tiny). Q5_0, Q5_1, Q5_K and Q6_K become Q8_0 (1/254 of the largest
-weight in a block of 32, unless it is tiny). float16 and float32 are rounded to bfloat16. With dtype
-float32 or bfloat16 every type is decoded to that instead.
+Each matrix is packed into the one layout of its format, and nothing else is kept of it; the panels of the
+gate and up projections, which are read together, take turns. What becomes of the types: Q4_0, Q4_1 and Q8_0
+stay the blocks they are, but for the minima of Q4_1: what is left of them, measured from the middle of the
+block's values, is rounded to bfloat16 (at most 1/32 of a step of the 4-bit grid where a block spans zero,
+usually far less). Q4_K becomes Q4_1: its scales are rounded to float16 (1/2000 of themselves unless they are
+tiny). Q5_0, Q5_1, Q5_K and Q6_K become Q8_0 (1/254 of the largest weight in a block of 32, unless it is
+tiny). float16 and float32 are rounded to bfloat16. With dtype float32 or bfloat16 every type is decoded to
+that instead.
 
 Must not know: slots, requests, torch.
 """

@@ -1,8 +1,8 @@
 """The native runner: a decoder in C++ and its KV pool behind `ramet.model_io.ModelRunner`.
 
-A step is one call that computes all layers, one for the logits and one that samples; all three run without
-the interpreter lock on the same team of threads. Invariant: the logits of a row are the same bits in whatever
-step, batch or chunk the row is computed. Must not know: requests, trees, text, torch.
+A step is one call that computes all layers, one for the logits that somebody looks at and one that samples;
+all three run without the interpreter lock on the same team of threads. Invariant: the logits of a row are the
+same bits in whatever step, batch or chunk the row is computed. Must not know: requests, trees, text, torch.
 """
 
 from __future__ import annotations

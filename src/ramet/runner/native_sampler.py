@@ -75,7 +75,7 @@ class NativeSampler:
             ValueError: arrays do not fit each other, or a token id is not in the vocabulary.
         """
         num_samples, num_scores = len(sampling.rows), len(score_rows)
-        # A list's: NumPy's has to be fetched anew in every step, for its code is in no cache any more
+        # Python's max: the code of NumPy's is in no cache any more when a step comes to it
         top_shape = (num_samples, max((0, *sampling.num_top_logprobs.tolist())))
         # Filled below: every sample and score belongs to a row of exactly one block
         output = ModelOutput(

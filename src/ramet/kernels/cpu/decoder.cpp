@@ -225,12 +225,12 @@ void Decoder::logits(const float* hidden, int64_t num_rows, const int32_t* wante
     check();
     Run::prepare(workspaces_[0].inputs, {&head_->view}, shape_.hidden, std::min(num_rows, ROWS_TOGETHER));
     scratch_.reserve<char>(Run::scratch_bytes(*this) * team_->size());
-    for (Workspace& space : workspaces_) space.maxima.reserve<Maxima>(ROWS_TOGETHER);
+    for (Buffer& maxima : maxima_) maxima.reserve<Maxima>(std::min(num_rows, ROWS_TOGETHER));
     team_->run([&](int thread) {
         Run run(*this, thread);
         const Inputs inputs = Run::prepare(workspaces_[0].inputs, {&head_->view}, shape_.hidden, 0);
         const Product product{{{{&head_->view, 0}}}};
-        Maxima* const maxima = workspaces_[size_t(thread)].maxima.as<Maxima>();
+        Maxima* const maxima = maxima_[size_t(thread)].as<Maxima>();
         for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER) {
             const int64_t end = std::min(begin + ROWS_TOGETHER, num_rows);
             const int32_t *const first_wanted = std::lower_bound(wanted, wanted + num_wanted, begin),
@@ -245,10 +245,10 @@ void Decoder::logits(const float* hidden, int64_t num_rows, const int32_t* wante
                     std::memcpy(out + (row - wanted) * shape_.vocab + first, tile + (*row - begin) * BLOCK,
                                 size_t(count) * sizeof(float));
             });
-            run.team.sync();
+            if (end - begin > ROWS_ALONE) run.sync();  // else `each_row` waits itself
             run.each_row(begin, end, [&](int64_t row) {
                 tokens[row] = likeliest([&](const auto& look) {
-                    for (const Workspace& space : workspaces_) look(space.maxima.as<Maxima>()[row - begin]);
+                    for (const Buffer& seen : maxima_) look(seen.as<Maxima>()[row - begin]);
                 });
             });
         }

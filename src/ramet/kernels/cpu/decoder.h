@@ -82,7 +82,7 @@ private:
     struct Workspace {
         using InputBuffers = std::array<Buffer, 7>;
         InputBuffers inputs, gated;
-        Buffer projected, maxima;
+        Buffer projected;
     };
     // Numbers the wanted rows from 0, as the last layer sees them: whose rows they are, positions and segments.
     void keep_wanted(const StepRows& rows);
@@ -106,6 +106,7 @@ private:
     AttentionPlan plan_, kept_plan_;
     std::vector<int32_t> kept_of_, kept_positions_, kept_begin_, kept_end_;
     Buffer hidden_, kept_, queries_, attended_, scratch_;
+    std::vector<Buffer> maxima_;  // of each thread: the largest logits it has seen of each row
     std::vector<Workspace> workspaces_;  // of each thread; what threads do together is done in the first
     bool profile_ = false;
     std::array<double, NUM_PHASES> seconds_{};

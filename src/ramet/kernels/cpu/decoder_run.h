@@ -64,9 +64,8 @@ struct Decoder::Run {
 
     static int64_t scratch_bytes(const Decoder& d) {
         const DecoderShape& s = d.shape_;
-        const int64_t widest = std::max({s.hidden, s.inner, s.num_heads * s.head_dim});
         const int64_t most = std::max({d.kernels_.attend_scratch(d.stride_, s.num_heads / s.num_kv_heads),
-                                       (widest + PANEL) * int64_t(sizeof(float)),
+                                       (s.hidden + PANEL) * int64_t(sizeof(float)),
                                        ROWS_TOGETHER * 2 * BLOCK * int64_t(sizeof(float)),
                                        (2 * d.stride_ + PANEL) * int64_t(sizeof(float))});
         return round_up(most, 64) + 64;

@@ -9,7 +9,8 @@ namespace ramet {
 
 Decoder::Decoder(std::shared_ptr<Team> team, const Kernels& kernels, const DecoderShape& shape)
     : team_(std::move(team)), kernels_(kernels), shape_(shape), stride_(round_up(shape.head_dim, HEAD_ALIGN)),
-      layers_(size_t(shape.num_layers)), workspaces_(size_t(team_->size())) {
+      layers_(size_t(shape.num_layers)), maxima_(size_t(team_->size())),
+      workspaces_(size_t(team_->size())) {
     if (shape.hidden < 1 || shape.inner < 1 || shape.num_layers < 1 || shape.vocab < 1)
         throw std::invalid_argument("a size of the model is not positive");
     if (shape.head_dim < 2 || shape.head_dim > 512 || shape.head_dim % 2)

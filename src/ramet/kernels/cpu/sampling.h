@@ -65,6 +65,12 @@ RAMET_INLINE F32 distances_at(const LogitsView& view, int64_t first, F32 peak, F
 
 RAMET_INLINE F32 weights_of(F32 distances) { return exp2(distances * set1(-LOG2_E)); }
 
+// The largest logit and the first token that has it; -1 if it is not finite or a logit is not a number.
+struct Peak {
+    float value;
+    int64_t first;
+};
+
 static Peak find_peak(const LogitsView& view, void* scratch) {
     float* groups = workspace(view.n, scratch).groups;
     const F32 nothing = set1(-INFINITY);

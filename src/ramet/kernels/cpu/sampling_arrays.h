@@ -4,7 +4,6 @@
 #include <nanobind/nanobind.h>
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "arrays.h"

@@ -128,12 +128,6 @@ struct LogitsView {
     const uint32_t* allowed;              // bit i % 32 of word i / 32: whether token i may be drawn; null = all
 };
 
-// The largest logit and the first token that has it; -1 if it is not finite or a logit is not a number.
-struct Peak {
-    float value;
-    int64_t first;
-};
-
 // The largest logits of a row that a thread has seen so far, lane by lane.
 struct alignas(64) Maxima {
     float value[PANEL];
