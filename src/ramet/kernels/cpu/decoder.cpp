@@ -240,7 +240,7 @@ void Decoder::logits(const float* hidden, int64_t num_rows, const int32_t* wante
             });
             std::fill_n(maxima, end - begin, nothing_seen());
             run.multiply_tiles(product, inputs, end - begin, [&](const float* tile, int64_t first, int64_t count) {
-                kernels_.track(tile, end - begin, first, count, maxima);
+                kernels_.update_maxima(tile, end - begin, first, count, maxima);
                 for (const int32_t* row = first_wanted; row < end_wanted; ++row)
                     std::memcpy(out + (row - wanted) * shape_.vocab + first, tile + (*row - begin) * BLOCK,
                                 size_t(count) * sizeof(float));

@@ -186,7 +186,7 @@ struct Decoder::Run {
                            false);
             kernels.matmul(ups.matrix, inputs, num_rows, ups.panel, ups.count, soon, temporary + BLOCK, 2 * BLOCK,
                            false);
-            kernels.gate(temporary, num_rows, index, gated);
+            kernels.silu_multiply(temporary, num_rows, index, gated);
         });
     }
 

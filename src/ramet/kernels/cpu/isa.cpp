@@ -19,8 +19,8 @@ constexpr bool NATIVE_BF16 = false;
 extern const Kernels kernels;
 const Kernels kernels = {
     RAMET_STRING(RAMET_ISA), NATIVE_BF16, matmul, rms_norm, convert,
-    gate, embed, rope, write_kv, attend, attend_scratch, merge,
-    track, sum_weights, draw, find_top, sampling_scratch,
+    silu_multiply, embed, rope, write_kv, attend, attend_scratch, merge,
+    update_maxima, sum_weights, draw, find_top, sampling_scratch,
 };
 
 }  // namespace RAMET_ISA

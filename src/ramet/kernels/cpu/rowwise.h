@@ -119,7 +119,7 @@ static void convert(const float* x, int64_t row, const Inputs& to) {
 
 // silu(gate) * up of one block of inputs for each row, in every form that `to` has room for: 32 gates of `tile`
 // [num_rows][2][BLOCK] become what they let through.
-static void gate(float* tile, int64_t num_rows, int64_t block, const Inputs& to) {
+static void silu_multiply(float* tile, int64_t num_rows, int64_t block, const Inputs& to) {
     // Bounded, so that 1 + exp(-gate) stays finite and has a reciprocal
     const F32 log2e = set1(1.4426950408889634f), least = set1(-126.0f), one = set1(1.0f);
     const int64_t left = to.k - block * BLOCK, count = left < BLOCK ? left : BLOCK;

@@ -111,7 +111,7 @@ static Peak find_peak(const LogitsView& view, void* scratch) {
     }
 }
 
-static void track(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows) {
+static void update_maxima(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows) {
     for (int64_t row = 0; row < num_rows; ++row) {
         const LogitsView view{tile + row * BLOCK, count, nullptr};
         Maxima& seen = rows[row];

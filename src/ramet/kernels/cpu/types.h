@@ -157,7 +157,7 @@ struct Kernels {
     void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
     void (*convert)(const float* x, int64_t row, const Inputs& to);
     // Block `block` of the inputs `to` of each row: silu(gate) * up, of tile [num_rows][gate, up][BLOCK], which it changes.
-    void (*gate)(float* tile, int64_t num_rows, int64_t block, const Inputs& to);
+    void (*silu_multiply)(float* tile, int64_t num_rows, int64_t block, const Inputs& to);
     void (*embed)(const Matrix& w, int64_t id, float* out);
     // One row: rotates queries and keys by cos_sin [2][head_dim / 2], writes queries (none if `row` is negative),
     // keys and values.
@@ -175,7 +175,7 @@ struct Kernels {
                   const float* partials, int64_t num_spans, int64_t step);
 
     // Takes the logits of `count` tokens from `first` on, at most BLOCK: tile [num_rows][BLOCK]. Any order of tokens.
-    void (*track)(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows);
+    void (*update_maxima)(const float* tile, int64_t num_rows, int64_t first, int64_t count, Maxima* rows);
     // Sum of exp(logit - peak).
     double (*sum_weights)(const LogitsView& view, float peak);
     // The token that `uniform` falls on; -1 if the peak is not finite.
