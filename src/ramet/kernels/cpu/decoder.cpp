@@ -184,10 +184,8 @@ void Decoder::forward(const StepRows& rows, float* out) {
             });
             if (plan.num_split_rows() > 0) {
                 run.team.sync();
-                run.team.share(plan.num_split_rows() * shape_.num_kv_heads, [&](int64_t task) {
-                    merge_row(kernels_, readers.attention, stride_, plan, task / shape_.num_kv_heads,
-                              task % shape_.num_kv_heads);
-                });
+                run.team.share(plan.num_split_rows(),
+                               [&](int64_t row) { merge_row(kernels_, readers.attention, stride_, plan, row); });
             }
             run.end_phase(3, readers.num_rows);
 

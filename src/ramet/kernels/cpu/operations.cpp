@@ -104,8 +104,7 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
                            scratch.as<char>() + scratch_bytes * thread);
         });
         team.sync();
-        team.share(plan.num_split_rows() * kv_heads,
-                   [&](int64_t task) { merge_row(kernels, shape, stride, plan, task / kv_heads, task % kv_heads); });
+        team.share(plan.num_split_rows(), [&](int64_t row) { merge_row(kernels, shape, stride, plan, row); });
     });
 }
 

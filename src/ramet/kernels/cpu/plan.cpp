@@ -47,7 +47,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
     for (int64_t b = 0; b < num_blocks; ++b) {
         const int64_t begin = b * ATTENTION_ROWS;
         parts_.push_back({begin, std::min(begin + ATTENTION_ROWS, num_rows), filled[size_t(b)],
-                          filled[size_t(b) + 1] - filled[size_t(b)], 0, 0});
+                          filled[size_t(b) + 1] - filled[size_t(b)], 0, 0, 0});
     }
     for (int64_t s = 0; s < num_segments; ++s)
         each_block(s, [&](int64_t b) { indices_[size_t(filled[size_t(b)]++)] = int32_t(s); });
@@ -63,33 +63,45 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
     // The parts of most work first, so that no thread is left with a large one at the end
     std::stable_sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.cost > b.cost; });
 
-    // First which parts to split by position, for their partial results want one buffer
-    auto floats_of = [&](const Part& part) {
-        return shape.num_kv_heads * part.num_spans * (part.end - part.begin) * shape.group * partial_floats(stride);
+    auto floats_of = [&](const Part& part) {  // of a head's partial results
+        return part.num_spans * (part.end - part.begin) * shape.group * partial_floats(stride);
     };
-    int64_t num_floats = 0;
+    // First which heads to split by position, for their partial results want one buffer
+    std::vector<int64_t> loads(size_t(num_threads), 0);
+    int64_t num_floats = 0, to_split = 0;
     for (Part& part : parts_) {
-        if (num_threads > 1 && part.num_spans > 1 && part.cost > share &&
-            (num_floats + floats_of(part)) * int64_t(sizeof(float)) <= MOST_PARTIAL_BYTES)
-            num_floats += floats_of(part);
-        else
-            part.num_spans = 0;
+        part.whole_heads = shape.num_kv_heads;
+        if (num_threads == 1 || part.num_spans < 2 || part.cost <= share) continue;
+        part.whole_heads = 0;
+        for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+            int64_t& least = *std::min_element(loads.begin(), loads.end());
+            if (least + part.cost > (UNITS_PER_THREAD - 1) * share &&
+                (num_floats + floats_of(part)) * int64_t(sizeof(float)) <= MOST_PARTIAL_BYTES) {
+                num_floats += floats_of(part);
+                to_split += part.cost;
+            } else {
+                least += part.cost;
+                ++part.whole_heads;
+            }
+        }
     }
+    // As many units for each thread of what is split
+    const int64_t num_units = round_up((to_split + share - 1) / share, num_threads);
     float* partials = num_floats ? partials_.reserve<float>(num_floats) : nullptr;
     units_.clear();
     splits_.clear();
     num_split_rows_ = 0;
     for (const Part& part : parts_) {
         const int32_t* indices = indices_.data() + part.first;
-        if (part.num_spans) {
-            split(segments, part.begin, part.end, indices, part.count, share, shape, stride, partials,
-                  part.num_spans);
-            splits_.push_back({part.begin, part.end, part.num_spans, partials});
-            num_split_rows_ += part.end - part.begin;
-            partials += floats_of(part);
-        } else {
-            for (int64_t head = 0; head < shape.num_kv_heads; ++head)
+        for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+            if (head < part.whole_heads) {
                 units_.push_back({part.begin, part.end, indices, part.count, head, nullptr});
+                continue;
+            }
+            splits_.push_back({part.begin, part.end, head, part.num_spans, partials});
+            num_split_rows_ += part.end - part.begin;
+            split(segments, part, head, to_split / num_units, shape.group, stride, partials);
+            partials += floats_of(part);
         }
     }
 }
@@ -107,7 +119,7 @@ bool AttentionPlan::halve(const SegmentView& segments, size_t index, int64_t gro
     if (whole.end - whole.begin < 2) return false;
     const int64_t middle = (whole.begin + whole.end) / 2;
     auto half = [&](int64_t begin, int64_t end) {
-        Part part{begin, end, int64_t(indices_.size()), 0, 0, 0};
+        Part part{begin, end, int64_t(indices_.size()), 0, 0, 0, 0};
         for (int64_t i = whole.first; i < whole.first + whole.count; ++i) {
             const int32_t segment = indices_[size_t(i)];
             if (segments.row_begin[segment] < end && segments.row_end[segment] > begin) indices_.push_back(segment);
@@ -126,41 +138,37 @@ bool AttentionPlan::halve(const SegmentView& segments, size_t index, int64_t gro
     return true;
 }
 
-void AttentionPlan::split(const SegmentView& segments, int64_t begin, int64_t end, const int32_t* indices,
-                          int64_t count, int64_t share, const AttentionShape& shape, int64_t stride, float* partials,
-                          int64_t num_spans) {
-    const int64_t span_floats = (end - begin) * shape.group * partial_floats(stride);
-    int64_t first = 0, first_span = 0, spans = 0, cost = 0;
+void AttentionPlan::split(const SegmentView& segments, const Part& part, int64_t head, int64_t share, int64_t group,
+                          int64_t stride, float* partials) {
+    const int64_t span_floats = (part.end - part.begin) * group * partial_floats(stride);
+    const int32_t* indices = indices_.data() + part.first;
+    int64_t first = 0, cost = 0, span_cost = 0;
     auto add = [&](int64_t last) {
-        for (int64_t head = 0; head < shape.num_kv_heads; ++head)
-            units_.push_back({begin, end, indices + first, last - first, head,
-                              partials + (head * num_spans + first_span) * span_floats});
+        units_.push_back({part.begin, part.end, indices + first, last - first, head, partials});
+        partials += count_spans(segments, indices + first, last - first) * span_floats;
+        first = last;
+        cost = 0;
     };
-    for (int64_t i = 0; i < count; ++i) {
-        const int64_t span = segments.first_position[indices[i]] / SPAN;
-        if (i > 0 && span != segments.first_position[indices[i - 1]] / SPAN) {
-            ++spans;
-            if (cost >= share) {
-                add(i);
-                first = i;
-                first_span = spans;
-                cost = 0;
-            }
+    for (int64_t i = 0; i < part.count; ++i) {
+        if (i > 0 && segments.first_position[indices[i]] / SPAN != segments.first_position[indices[i - 1]] / SPAN) {
+            if (2 * cost + span_cost >= 2 * share) add(i);  // one span more would be further from the share
+            span_cost = 0;
         }
-        cost += cost_of(segments, indices[i], begin, end, shape.group);
+        const int64_t more = cost_of(segments, indices[i], part.begin, part.end, group);
+        cost += more;
+        span_cost += more;
     }
-    add(count);
+    add(part.count);
 }
 
 void merge_row(const Kernels& kernels, const AttentionShape& shape, int64_t stride, const AttentionPlan& plan,
-               int64_t index, int64_t kv_head) {
+               int64_t index) {
     auto split = plan.splits().begin();
     for (; index >= split->row_end - split->row_begin; ++split) index -= split->row_end - split->row_begin;
     const int64_t row_floats = shape.group * partial_floats(stride);
     const int64_t span_floats = (split->row_end - split->row_begin) * row_floats;
-    kernels.merge(shape, stride, kv_head, split->row_begin + index,
-                  split->partials + kv_head * split->num_spans * span_floats + index * row_floats, split->num_spans,
-                  span_floats);
+    kernels.merge(shape, stride, split->kv_head, split->row_begin + index, split->partials + index * row_floats,
+                  split->num_spans, span_floats);
 }
 
 }  // namespace ramet
