@@ -143,10 +143,11 @@ private:
         end = end < unit_.row_end ? end : unit_.row_end;
         const int32_t* slots = plan_.slots + plan_.slot_offsets[segment];
         const int length = plan_.slot_offsets[segment + 1] - plan_.slot_offsets[segment];
-        int count = 0;  // keys that any row of this unit may see
+        int count = 0, fewest = length;  // keys that any row of this unit may see, that each may
         for (int64_t row = begin; row < end; ++row) {
-            int64_t seen = plan_.positions[row] - first + 1;
+            const int64_t seen = plan_.positions[row] - first + 1;
             if (seen > count) count = seen < length ? int(seen) : length;
+            if (seen < fewest) fewest = int(seen);
         }
         const void* rows[CHUNK];
         for (int i = 0; i < count; ++i) rows[i] = kv_.record(unit_.kv_head, slots[i]);
@@ -160,7 +161,7 @@ private:
         const int64_t q_begin = (begin - unit_.row_begin) * group, q_end = (end - unit_.row_begin) * group;
         const int64_t used = q_end - q_begin, taken = round_up(q_end, LANES) - q_begin / LANES * LANES;
         if (taken - used <= SPARE_LANES)
-            attend_in_lanes(rows, count, first, q_begin, q_end, ahead);
+            attend_in_lanes(rows, count, fewest == count && count % LANES == 0, first, q_begin, q_end, ahead);
         else
             attend_in_rows(rows, count, first, q_begin, q_end, ahead);
     }
@@ -183,16 +184,15 @@ private:
         if constexpr (Math::TURNS_IN_REGISTERS)
             if (q_end - q_begin <= QUERY_BATCH) {  // measured to be faster up to these
                 attend_next_batch(ChunkAsItLies{rows, ahead}, q_begin, q_end, last_keys, ahead, 0);
-                ahead.ask_to_second(CHUNK);  // what a short chunk has left
+                ahead.ask(CHUNK);  // what a short chunk has left
                 return;
             }
-        // With many queries the memory has time while they are multiplied, with few only while the chunk is laid out
         const int64_t num_tiles = (q_end - q_begin + QUERY_TILE - 1) / QUERY_TILE;
-        const bool many = num_tiles >= 4;
-        Ahead idle{};
-        ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_, many ? idle : ahead);
-        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, many ? idle : ahead);
-        const int ask = many ? int(CHUNK / (2 * num_tiles) + 1) : CHUNK;
+        const int ask = int(CHUNK / (2 * num_tiles + 2)) + 1;  // a little at a time: bursts fill the queues to memory
+        ahead.ask(ask);
+        ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_);
+        ahead.ask(ask);
+        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_);
         for (int64_t q = q_begin; q < q_end; q += QUERY_BATCH)
             attend_next_batch(Chunk<Math>{keys_, values_}, q, q_end, last_keys, ahead, ask);
     }
@@ -206,24 +206,28 @@ private:
                            record_floats_, ahead, ask);
     }
 
-    void attend_in_lanes(const void* const* rows, int count, int64_t first, int64_t q_begin, int64_t q_end, Ahead& ahead) {
+    void attend_in_lanes(const void* const* rows, int count, bool all_see_all, int64_t first, int64_t q_begin, int64_t q_end,
+                         Ahead& ahead) {
         const int64_t vectors_begin = q_begin / LANES, vectors_end = round_up(q_end, LANES) / LANES;
         const int64_t num_batches = (vectors_end - vectors_begin + LANE_VECTORS - 1) / LANE_VECTORS;
-        Ahead idle{};
         const KeyTiles<Math> keys(rows, count, stride_, kv_, keys_);
-        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_, idle);
+        ChunkLayout<Math>::values(rows, count, stride_, kv_.is_f32, values_);
         const int ask = int(KEY_TILE / (2 * num_batches)) + 1;  // twice CHUNK / KEY_TILE times a batch, or so
         LastKeys last_keys{plan_.positions + unit_.row_begin + q_begin / shape_.group, first, shape_.group, 0, count - 1};
         for (int64_t v = vectors_begin; v < vectors_end; v += LANE_VECTORS) {
             const int num = vectors_end - v < LANE_VECTORS ? int(vectors_end - v) : LANE_VECTORS;
             float last_key[LANE_VECTORS * LANES];
             int least = CHUNK, most = 0;
-            for (int i = 0; i < num * LANES; ++i) {
-                const int64_t q = v * LANES + i;
-                const int last = q < q_begin || q >= q_end ? -1 : last_keys.next();
-                last_key[i] = float(last);
-                least = last < least ? last : least;
-                most = last > most ? last : most;
+            if (all_see_all && q_begin <= v * LANES && (v + num) * LANES <= q_end) {
+                least = most = count - 1;  // no need to look at each, nor at last_key
+            } else {
+                for (int i = 0; i < num * LANES; ++i) {
+                    const int64_t q = v * LANES + i;
+                    const int last = q < q_begin || q >= q_end ? -1 : last_keys.next();
+                    last_key[i] = float(last);
+                    least = last < least ? last : least;
+                    most = last > most ? last : most;
+                }
             }
             for (int i = 0; i < num; ++i) {
                 keep_as(Form::lanes, v + i);

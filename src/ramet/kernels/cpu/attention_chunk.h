@@ -45,14 +45,8 @@ struct Ahead {
     const int32_t* slots;
     int left;
 
+    // Into the second cache: the first has no room beside the chunk at work and what is made of it.
     void ask(int count) {
-        for (; count > 0 && left > 0; --count, --left, ++slots) {
-            const char* record = kv.record(head, *slots);
-            for (int64_t byte = 0; byte < kv.record_bytes(); byte += 64) __builtin_prefetch(record + byte, 0, 3);
-        }
-    }
-    // Into the second cache: for where the first has no room beside the chunk at work and what is made of it.
-    void ask_to_second(int count) {
         for (; count > 0 && left > 0; --count, --left, ++slots) {
             const char* record = kv.record(head, *slots);
 #pragma GCC unroll 1  // one instruction that walks through memory is what processors look for
@@ -92,7 +86,7 @@ struct ChunkLayout<FloatMath> {
             store(out + d, is_f32 ? load(static_cast<const float*>(row) + d)
                                   : load_bf16(static_cast<const uint16_t*>(row) + d));
     }
-    static void key_columns(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
+    static void key_columns(const void* const* rows, int count, int64_t stride, bool is_f32, float* out) {
         const int64_t elements_per_word = is_f32 ? 1 : 2;
         for (int first = 0; first < count; first += LANES) {
             for (int64_t d = 0; d < stride; d += LANES * elements_per_word) {
@@ -111,10 +105,9 @@ struct ChunkLayout<FloatMath> {
                     store(out + (d + 2 * i + 1) * CHUNK + first, high_bf16(pair));
                 }
             }
-            ahead.ask_to_second(LANES / 2);
         }
     }
-    static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out, Ahead& ahead) {
+    static void values(const void* const* rows, int count, int64_t stride, bool is_f32, float* out) {
         for (int i = 0; i < count; ++i) {
             for (int64_t d = 0; d < stride; d += LANES) {
                 // A value stands `stride` elements behind its key
@@ -122,7 +115,6 @@ struct ChunkLayout<FloatMath> {
                                    : load_bf16(static_cast<const uint16_t*>(rows[i]) + stride + d);
                 store(out + i * stride + d, value);
             }
-            ahead.ask_to_second(1);
         }
     }
 };
@@ -134,7 +126,7 @@ struct ChunkLayout<PairMath> {
     static void key(const void* row, int64_t stride, bool, uint16_t* out) {
         std::memcpy(out, row, size_t(stride) * sizeof(uint16_t));
     }
-    static void key_columns(const void* const* rows, int count, int64_t stride, bool, uint16_t* out, Ahead& ahead) {
+    static void key_columns(const void* const* rows, int count, int64_t stride, bool, uint16_t* out) {
         for (int first = 0; first < count; first += LANES) {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 const void* in[LANES];
@@ -142,19 +134,18 @@ struct ChunkLayout<PairMath> {
                     in[i] = static_cast<const uint16_t*>(rows[first + i]) + d;
                 transpose16(in, out + d * CHUNK + first * 2, CHUNK * 4);
             }
-            ahead.ask(LANES / 2);
         }
     }
-    static void values(const void* const* rows, int count, int64_t stride, bool, uint16_t* out, Ahead& ahead) {
+    static void values(const void* const* rows, int count, int64_t stride, bool, uint16_t* out) {
         for (int i = 0; i < count; i += 2) {
             for (int64_t d = 0; d < stride; d += HEAD_ALIGN) {
                 auto* first = static_cast<const uint16_t*>(rows[i]) + stride + d;
                 auto* second = static_cast<const uint16_t*>(rows[i + 1]) + stride + d;
-                Bytes pairs[2];
-                interleave16(first, second, pairs[0], pairs[1]);
-                std::memcpy(out + i * stride + d * 2, pairs, sizeof(pairs));
+                Bytes low, high;
+                interleave16(first, second, low, high);
+                store_bytes(out + i * stride + d * 2, low);
+                store_bytes(out + i * stride + d * 2 + HEAD_ALIGN, high);
             }
-            ahead.ask(1);
         }
     }
 };

@@ -43,6 +43,13 @@ struct KeyTiles {
             tile.step = together ? 2 * stride : stride;
         }
     }
+
+    // Into the first cache, which has room for a tile, but not for a chunk beside all that is made of the one at work.
+    void ask(int index, int64_t stride) const {
+        for (int k = 0; k < KEY_TILE; ++k)
+            for (int64_t d = 0; d < stride; d += 64 / int64_t(sizeof(typename Math::Element)))
+                __builtin_prefetch(tiles[index].keys + k * tiles[index].step + d, 0, 3);
+    }
 };
 
 // What a chunk is multiplied with: V vectors of queries.
@@ -63,6 +70,7 @@ static void score_lanes(const LaneQueries<Math>& q, int64_t stride, const KeyTil
     for (int first = 0; first < num_keys; first += KEY_TILE) {
         const typename Math::Element* tile = keys.tiles[first / KEY_TILE].keys;
         const int64_t step = keys.tiles[first / KEY_TILE].step;
+        if (first + KEY_TILE < num_keys) keys.ask(first / KEY_TILE + 1, stride);
         F32 acc[KEY_TILE][V];
         for (int k = 0; k < KEY_TILE; ++k)
             for (int v = 0; v < V; ++v) acc[k][v] = zero();

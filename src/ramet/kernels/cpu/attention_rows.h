@@ -98,7 +98,7 @@ static inline __attribute__((always_inline)) void score(const uint16_t* queries,
             for (int r = 0; r < R; ++r) acc[r] = d == 0 ? zero() : load(scores + r * CHUNK + v * LANES);
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i) {
-                if (i % 4 == 0) chunk.ahead.ask_to_second(1);
+                if (i % 4 == 0) chunk.ahead.ask(1);
                 for (int r = 0; r < R; ++r)
                     acc[r] = dot2(acc[r], columns[i], broadcast4(queries + r * stride + d + 2 * i));
             }
@@ -127,7 +127,7 @@ static inline __attribute__((always_inline)) void weigh(const uint16_t* weights,
             const Bytes weight = broadcast4(weights + r * CHUNK + i * 2);
             for (int v = 0; v < V; ++v) acc[r][v] = dot2(acc[r][v], values[v], weight);
         }
-        if (d == 0) chunk.ahead.ask_to_second(1);
+        if (d == 0) chunk.ahead.ask(1);
     }
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) store(records + r * record_floats + d + v * LANES, acc[r][v]);

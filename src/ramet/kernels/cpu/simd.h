@@ -195,6 +195,7 @@ RAMET_INLINE void store_bf16_pairs(uint16_t* p, F32 first, F32 second) {
 #endif
 
 RAMET_INLINE Bytes load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+RAMET_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
 RAMET_INLINE Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 RAMET_INLINE Bytes high_nibbles(Bytes a) {
     return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))};
