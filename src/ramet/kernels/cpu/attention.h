@@ -188,7 +188,7 @@ private:
                 return;
             }
         const int64_t num_tiles = (q_end - q_begin + QUERY_TILE - 1) / QUERY_TILE;
-        const int ask = int(CHUNK / (2 * num_tiles + 2)) + 1;  // a little at a time: bursts fill the queues to memory
+        const int ask = int(CHUNK / (2 * num_tiles + 2)) + 1;  // not all at once: that fills the queues to memory
         ahead.ask(ask);
         ChunkLayout<Math>::key_columns(rows, count, stride_, kv_.is_f32, keys_);
         ahead.ask(ask);
@@ -219,7 +219,7 @@ private:
             float last_key[LANE_VECTORS * LANES];
             int least = CHUNK, most = 0;
             if (all_see_all && q_begin <= v * LANES && (v + num) * LANES <= q_end) {
-                least = most = count - 1;  // no need to look at each, nor at last_key
+                least = most = count - 1;  // nobody looks at last_key, and last_keys has this for every query left
             } else {
                 for (int i = 0; i < num * LANES; ++i) {
                     const int64_t q = v * LANES + i;

@@ -144,7 +144,7 @@ struct ChunkLayout<PairMath> {
                 Bytes low, high;
                 interleave16(first, second, low, high);
                 store_bytes(out + i * stride + d * 2, low);
-                store_bytes(out + i * stride + d * 2 + HEAD_ALIGN, high);
+                store_bytes(out + i * stride + d * 2 + 2 * LANES, high);
             }
         }
     }

@@ -60,22 +60,23 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
         for (size_t i = 0; i < parts_.size(); ++i)  // grows as it goes
             while (parts_[i].cost > share && parts_[i].num_spans < 2 && halve(segments, i, shape.group)) {
             }
-    // The parts of most work first, so that no thread is left with a large one at the end
-    std::stable_sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) { return a.cost > b.cost; });
+    const auto costs_more = [](const auto& a, const auto& b) { return a.cost > b.cost; };
+    std::stable_sort(parts_.begin(), parts_.end(), costs_more);
 
     auto floats_of = [&](const Part& part) {  // of a head's partial results
         return part.num_spans * (part.end - part.begin) * shape.group * partial_floats(stride);
     };
     // First which heads to split by position, for their partial results want one buffer
     std::vector<int64_t> loads(size_t(num_threads), 0);
+    const int64_t most_whole = total * (UNITS_PER_THREAD - 1) / (num_threads * UNITS_PER_THREAD);  // of a thread
     int64_t num_floats = 0, to_split = 0;
     for (Part& part : parts_) {
         part.whole_heads = shape.num_kv_heads;
-        if (num_threads == 1 || part.num_spans < 2 || part.cost <= share) continue;
+        if (num_threads == 1 || part.cost <= share) continue;
         part.whole_heads = 0;
         for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
             int64_t& least = *std::min_element(loads.begin(), loads.end());
-            if (least + part.cost > (UNITS_PER_THREAD - 1) * share &&
+            if (part.num_spans > 1 && least + part.cost > most_whole &&
                 (num_floats + floats_of(part)) * int64_t(sizeof(float)) <= MOST_PARTIAL_BYTES) {
                 num_floats += floats_of(part);
                 to_split += part.cost;
@@ -95,7 +96,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
         const int32_t* indices = indices_.data() + part.first;
         for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
             if (head < part.whole_heads) {
-                units_.push_back({part.begin, part.end, indices, part.count, head, nullptr});
+                units_.push_back({part.begin, part.end, indices, part.count, head, nullptr, part.cost});
                 continue;
             }
             splits_.push_back({part.begin, part.end, head, part.num_spans, partials});
@@ -104,6 +105,8 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
             partials += floats_of(part);
         }
     }
+    // Those of most work first, so that no thread is left with a large one at the end
+    std::stable_sort(units_.begin(), units_.end(), costs_more);
 }
 
 void AttentionPlan::measure(const SegmentView& segments, Part& part, int64_t group) const {
@@ -144,14 +147,14 @@ void AttentionPlan::split(const SegmentView& segments, const Part& part, int64_t
     const int32_t* indices = indices_.data() + part.first;
     int64_t first = 0, cost = 0, span_cost = 0;
     auto add = [&](int64_t last) {
-        units_.push_back({part.begin, part.end, indices + first, last - first, head, partials});
+        units_.push_back({part.begin, part.end, indices + first, last - first, head, partials, cost});
         partials += count_spans(segments, indices + first, last - first) * span_floats;
         first = last;
         cost = 0;
     };
     for (int64_t i = 0; i < part.count; ++i) {
         if (i > 0 && segments.first_position[indices[i]] / SPAN != segments.first_position[indices[i - 1]] / SPAN) {
-            if (2 * cost + span_cost >= 2 * share) add(i);  // one span more would be further from the share
+            if (2 * cost + span_cost >= 2 * share) add(i);  // one more like the last would be further from the share
             span_cost = 0;
         }
         const int64_t more = cost_of(segments, indices[i], part.begin, part.end, group);

@@ -21,7 +21,8 @@ class AttentionPlan {
 public:
     // Cuts by ATTENTION_ROWS rows and by KV head. Parts that hold too large a share of the work are cut further: by
     // spans of positions if there are several, else by rows if these have little context in common. Partial results of
-    // spans travel from core to core, so each thread first gets heads as a whole, up to three quarters of its work.
+    // spans travel from core to core, so heads stay whole as long as that is no more than three quarters of a thread's
+    // work.
     void build(const SegmentView& segments, int64_t num_segments, int64_t num_rows, const AttentionShape& shape,
                int64_t stride, int num_threads);
 

@@ -98,6 +98,7 @@ struct AttentionUnit {
     int64_t num_segments;
     int64_t kv_head;
     float* partials;                      // null, or where to leave one result per (span, query)
+    int64_t cost;                         // roughly, in queries times segments
 };
 
 struct AttentionShape {
