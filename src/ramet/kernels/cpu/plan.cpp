@@ -61,6 +61,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
             while (parts_[i].cost > share && parts_[i].num_spans < 2 && halve(segments, i, shape.group)) {
             }
     const auto costs_more = [](const auto& a, const auto& b) { return a.cost > b.cost; };
+    // Large parts first: what is small fits in anywhere
     std::stable_sort(parts_.begin(), parts_.end(), costs_more);
 
     auto floats_of = [&](const Part& part) {  // of a head's partial results
@@ -86,7 +87,7 @@ void AttentionPlan::build(const SegmentView& segments, int64_t num_segments, int
             }
         }
     }
-    // As many units for each thread of what is split
+    // Of what is split, as many units for each thread
     const int64_t num_units = round_up((to_split + share - 1) / share, num_threads);
     float* partials = num_floats ? partials_.reserve<float>(num_floats) : nullptr;
     units_.clear();
