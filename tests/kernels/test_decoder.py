@@ -10,14 +10,16 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from attention.plans import Sequence, Step, model_input
+from attention.plans import Sequence, Step, model_input, sampling_of
 from ramet import kernels
 from ramet.attention.base import ForwardBatch
 from ramet.attention.reference import ReferenceAttention
+from ramet.model_io import ModelOutput
 from ramet.models.config import RopeScaling
 from ramet.models.llama import LlamaModel
 from ramet.models.native import load_decoder
 from ramet.runner.kv_pool import KVPool
+from ramet.runner.native_sampler import BLOCK_BYTES, empty_output, uniforms_of
 from runner.tiny_models import CPU, random_weights, tiny_config
 
 NATIVE = kernels.load_native()
@@ -207,6 +209,30 @@ def test_logits_of_some_of_many_rows(team):
         decoder.logits(hidden, rows, logits, likeliest)
         assert np.array_equal(logits, everything[wanted])
         assert np.array_equal(likeliest, everything.argmax(axis=1))
+
+
+@pytest.mark.parametrize("block_bytes", [BLOCK_BYTES, 5000, 1])
+@pytest.mark.parametrize("team", [1, 2])
+def test_samples_are_those_of_the_logits(team, block_bytes):
+    """Of some rows somebody looks at logits, of others at the likeliest token, of blocks of them at none."""
+    config = tiny_config()
+    hidden = np.random.default_rng(0).standard_normal((60, config.hidden_size), dtype=np.float32)
+    rows = np.arange(0, 180, 3, dtype=np.int32)
+    sampling = sampling_of(
+        rows[5:],
+        temperature=np.where(rows[5:] % 4 == 0, 0, 1).astype(np.float32) * (rows[5:] < 90),
+        num_top_logprobs=np.where(rows[5:] % 7 == 0, 2, -1).astype(np.int32),
+    )
+    of_samples = rows, sampling, uniforms_of(sampling), rows[:7], np.arange(7, dtype=np.int32)
+    decoder, sampler = native(config, team=team), NATIVE.Sampler(TEAMS[team], ISAS[0], block_bytes)
+    drawn, expected = empty_output(sampling, 7), empty_output(sampling, 7)
+    sampler.sample(decoder, hidden, *of_samples, drawn)
+    sampler.sample_logits(all_logits(decoder, hidden, config.vocab_size), *of_samples, expected)
+    for name in ModelOutput.__slots__:
+        result, oracle = getattr(drawn, name), getattr(expected, name)
+        assert np.array_equal(result, oracle, equal_nan=name == "logprobs"), name
+    with pytest.raises(ValueError, match="hidden size"):
+        sampler.sample(decoder, hidden[:, 1:].copy(), *of_samples, drawn)
 
 
 @pytest.mark.parametrize("wanted", [[3, 2], [3, 3]])

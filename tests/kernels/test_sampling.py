@@ -16,8 +16,8 @@ from hypothesis.extra import numpy as hnp
 from attention.plans import sampling_of
 from ramet import kernels
 from ramet.model_io import LogitBias, ModelOutput, Penalties
-from ramet.runner import filters, native_sampler
-from ramet.runner.native_sampler import NativeSampler
+from ramet.runner import filters
+from ramet.runner.native_sampler import BLOCK_BYTES, empty_output, uniforms_of
 from ramet.runner.sampler import Scores
 from ramet.runner.sampler import sample as torch_sample
 from ramet.runner.uniform import uniform
@@ -45,30 +45,22 @@ def i32(*values):
     return np.array(values, dtype=np.int32)
 
 
-def likeliest_of(logits):
-    """The first token with the largest logit of each row; -1 if that is not finite or one is not a number."""
-    return np.where(np.isfinite(logits.max(axis=1)), logits.argmax(axis=1), -1).astype(np.int32)
-
-
-def run(machine, logits, rows=None, score_rows=(), score_token_ids=(), **arrays):
+def run(machine, logits, rows=None, score_rows=(), score_token_ids=(), block_bytes=BLOCK_BYTES, **arrays):
     """Sample from rows of logits; by default from each row once."""
     logits = np.asarray(logits, dtype=np.float32)
     sampling = sampling_of(range(len(logits)) if rows is None else rows, **arrays)
     wanted = np.unique(np.concatenate((sampling.rows, i32(*score_rows))))
-    sampler = NativeSampler(NATIVE, *machine, logits.shape[1])
-
-    def logits_of(begin, looked_at, likeliest):
-        block = logits[wanted[begin : begin + len(likeliest)]]
-        likeliest[:] = likeliest_of(block)
-        return block[looked_at]
-
-    return sampler.sample(
-        logits_of,
+    output = empty_output(sampling, len(score_rows))
+    NATIVE.Sampler(*machine, block_bytes).sample_logits(
+        logits[wanted],
         wanted,
         sampling,
+        uniforms_of(sampling),
         i32(*score_rows),
         i32(*score_token_ids),
+        output,
     )
+    return output
 
 
 def draw(machine, row, uniforms, temperature, top_k=0, top_p=1.0, min_p=0.0):
@@ -81,15 +73,11 @@ def draw(machine, row, uniforms, temperature, top_k=0, top_p=1.0, min_p=0.0):
         top_p=np.full(n, top_p, dtype=np.float32),
         min_p=np.full(n, min_p, dtype=np.float32),
     )
-    token_ids = np.empty(n, dtype=np.int32)
-    output = ModelOutput(
-        token_ids, f32(*[0] * n), np.empty((n, 0), np.int32), np.empty((n, 0), np.float32), f32()
+    output = empty_output(sampling, 0)
+    NATIVE.Sampler(*machine, BLOCK_BYTES).sample_logits(
+        row[None], i32(0), sampling, np.asarray(uniforms), i32(), i32(), output
     )
-    logits, uniforms = row[None], np.asarray(uniforms)
-    NATIVE.Sampler(*machine).sample(
-        i32(0), likeliest_of(logits), i32(0), logits, sampling, uniforms, i32(), i32(), output
-    )
-    return token_ids
+    return output.token_ids
 
 
 def kept_probabilities(row, temperature, top_k, top_p, min_p):
@@ -405,16 +393,17 @@ def test_company_changes_no_bit(machine):
         assert np.array_equal(alone.top_logprobs[0], together.top_logprobs[sample, :width])
 
 
-def test_blocks_change_nothing(machine, monkeypatch):
+def test_blocks_change_nothing(machine):
     """Logits come in blocks of bounded size, each row once, and the result is the same."""
     logits, sampling = company()
     arrays = {name: getattr(sampling, name) for name in sampling.__slots__}
     scores = {"score_rows": [8, 0, 0, 4], "score_token_ids": [1, 2, 5002, 0]}
     whole = run(machine, logits, **scores, **arrays)
-    monkeypatch.setattr(native_sampler, "BLOCK_BYTES", 2 * logits.shape[1] * 4)
-    blocks = run(machine, logits, **scores, **arrays)
-    for name in FIELDS:
-        assert np.array_equal(getattr(whole, name), getattr(blocks, name), equal_nan=name == "logprobs"), name
+    for block_bytes in (2 * logits.shape[1] * 4, 1):  # two rows, and less than one
+        blocks = run(machine, logits, block_bytes=block_bytes, **scores, **arrays)
+        for name in FIELDS:
+            expected, result = getattr(whole, name), getattr(blocks, name)
+            assert np.array_equal(expected, result, equal_nan=name == "logprobs"), name
 
 
 def test_nothing_to_sample(machine):
@@ -442,26 +431,48 @@ def test_arrays_that_do_not_fit_are_refused(changed, message):
 
 
 def test_outputs_are_never_written_to_a_copy():
-    sampling = sampling_of([0])
+    sampler = NATIVE.Sampler(TEAMS[1], "baseline", BLOCK_BYTES)
     output = ModelOutput(i32(0), np.zeros(1), np.empty((1, 0), np.int32), np.empty((1, 0), np.float32), f32())
-    sampler = NATIVE.Sampler(TEAMS[1], "baseline")
-    rows = i32(0), i32(0), i32(0), np.zeros((1, 8), np.float32)  # with their likeliest tokens and logits
+    row = np.zeros((1, 8), np.float32), i32(0)
     with pytest.raises(TypeError, match="logprobs has another type"):
-        sampler.sample(*rows, sampling, np.zeros(1), i32(), i32(), output)
+        sampler.sample_logits(*row, sampling_of([0]), np.zeros(1), i32(), i32(), output)
     few_columns = replace(output, logprobs=f32(0))
     wanted = sampling_of([0], num_top_logprobs=i32(1))
     with pytest.raises(ValueError, match="too few columns"):
-        sampler.sample(*rows, wanted, np.zeros(1), i32(), i32(), few_columns)
-    for some in (
-        (i32(), i32(), rows[3][:0]),
-        (i32(0, 0), i32(0), rows[3]),
-        (i32(8), i32(0), rows[3]),
-        (i32(0), i32(1), rows[3]),
-    ):
-        with pytest.raises(ValueError):
-            sampler.sample(i32(0), *some, wanted, np.zeros(1), i32(), i32(), output)
+        sampler.sample_logits(*row, wanted, np.zeros(1), i32(), i32(), few_columns)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"logits": np.zeros((3, 8), np.float32)}, "one row for each"),
+        ({"logits": np.zeros((2, 0), np.float32)}, "a column per token"),
+        ({"rows": i32(5, 7)}, "sampled is not among the rows"),
+        ({"score_rows": i32(6)}, "scored is not among the rows"),
+        ({"score_token_ids": i32()}, "differ in length"),
+        ({"uniforms": np.zeros(2)}, "one value per sample"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(changed, message):
+    given_arrays = {
+        "logits": np.zeros((2, 8), np.float32),
+        "rows": i32(3, 7),
+        "sampling": sampling_of([3]),
+        "uniforms": np.zeros(1),
+        "score_rows": i32(7),
+        "score_token_ids": i32(0),
+        "output": empty_output(sampling_of([3]), 1),
+    }
+    sampler = NATIVE.Sampler(TEAMS[1], "baseline", BLOCK_BYTES)
+    sampler.sample_logits(**given_arrays)
+    assert given_arrays["output"].token_ids.tolist() == [0]
+    with pytest.raises(ValueError, match=message):
+        sampler.sample_logits(**given_arrays | changed)
+
+
+def test_an_unknown_instruction_set_is_refused():
     with pytest.raises(ValueError, match="lacks that instruction set"):
-        NATIVE.Sampler(TEAMS[1], "mmx")
+        NATIVE.Sampler(TEAMS[1], "mmx", BLOCK_BYTES)
 
 
 def test_it_needs_no_torch():

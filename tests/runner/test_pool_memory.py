@@ -39,7 +39,7 @@ def test_a_large_pool_is_populated_in_part():
 def test_nothing_is_populated_during_steps_and_after_the_end():
     pool = Pool(5)
     memory = PoolMemory(pool.populate)
-    with memory.in_use():
+    with memory:
         assert not pool.ended.wait(0.3)
         assert pool.populated == []
         memory.close()

@@ -134,7 +134,7 @@ class Decoder:
         if that is not finite or a logit is not a number, into ``likeliest`` ``[n]``."""
 
     def set_profile(self, on: bool) -> None:
-        """Measure phases of `forward`; adds a wait after each, which costs a little."""
+        """Measure phases of `forward`, and logits; adds a wait after each, which costs a little."""
 
     def take_profile(self) -> dict[str, float]:
         """Seconds per phase since the last call."""
@@ -142,27 +142,34 @@ class Decoder:
 class Sampler:
     """Draws tokens and takes logprobs. Calls take turns."""
 
-    def __init__(self, team: Team, isa: str) -> None: ...
-    def find_wanted(
-        self, rows: Int32Array, sampling: Sampling, score_rows: Int32Array, wanted: Int32Array
-    ) -> int:
-        """Write to ``wanted`` ``[num_rows]`` the places of those among ``rows`` (ascending) whose logits a
-        sample or score looks at; how many they are. The others only need their likeliest token."""
+    def __init__(self, team: Team, isa: str, block_bytes: int) -> None:
+        """At most ``block_bytes`` of logits, but at least a row, are held at a time."""
 
     def sample(
         self,
+        decoder: Decoder,
+        hidden: Float32Array,
         rows: Int32Array,
-        likeliest: Int32Array,
-        wanted: Int32Array,
-        logits: Float32Array,
         sampling: Sampling,
         uniforms: NDArray[np.float64],
         score_rows: Int32Array,
         score_token_ids: Int32Array,
         output: ModelOutput,
     ) -> None:
-        """Fill ``output`` for all samples and scores of ``rows``, whose likeliest tokens are given, and the
-        logits ``[len(wanted), vocab_size]`` of those at the places ``wanted``."""
+        """Fill ``output`` for all samples and scores of ``rows`` (ascending, each once), whose hidden states
+        ``[num_rows, hidden_size]`` are given. Logits that nobody looks at are not written."""
+
+    def sample_logits(
+        self,
+        logits: Float32Array,
+        rows: Int32Array,
+        sampling: Sampling,
+        uniforms: NDArray[np.float64],
+        score_rows: Int32Array,
+        score_token_ids: Int32Array,
+        output: ModelOutput,
+    ) -> None:
+        """`sample` from logits ``[num_rows, vocab_size]`` that are there already, for tests."""
 
 class TokenTrie:
     """The tokens of a vocabulary as a trie of their bytes, one node per byte, nodes in depth-first order.

@@ -1,22 +1,20 @@
 """The native runner: a decoder in C++ and its KV pool behind `ramet.model_io.ModelRunner`.
 
-A step is one call that computes all layers, one for the logits that somebody looks at and one that samples;
-all three run without the interpreter lock on the same team of threads. Invariant: the logits of a row are the
+A step is one call that computes all layers, and one for logits and samples from them; both run without the
+interpreter lock on the same team of threads. Invariant: the logits of a row are the
 same bits in whatever step, batch or chunk the row is computed. Must not know: requests, trees, text, torch.
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ramet.errors import EngineDead
-from ramet.model_io import Finished, Float32Array, Int32Array, ModelInput, ModelOutput, Sampling
+from ramet.model_io import Finished, Float32Array, ModelInput, ModelOutput, Sampling
 from ramet.models.config import ModelConfig
 from ramet.runner.native_sampler import NativeSampler
 from ramet.runner.pool_memory import PoolMemory
@@ -55,7 +53,7 @@ class NativeModelRunner:
         self._num_slots = num_slots
         self._pool_bytes = pool_bytes
         self._kernels = kernels
-        self._profile: defaultdict[str, float] | None = None
+        self._draw_seconds = 0.0
 
     @property
     def num_slots(self) -> int:
@@ -87,7 +85,7 @@ class NativeModelRunner:
             raise EngineDead("the model runner has been closed")
         hidden = np.empty((len(model_input.logit_rows), self._config.hidden_size), dtype=np.float32)
         segments = model_input.segments
-        with self._pool_memory.in_use():
+        with self._pool_memory:
             decoder.forward(
                 model_input.input_ids,
                 model_input.positions,
@@ -102,45 +100,27 @@ class NativeModelRunner:
             )
         return NativeStep(self, model_input, hidden)
 
-    def draw(self, model_input: ModelInput, hidden: NDArray[np.float32], sampling: Sampling) -> ModelOutput:
+    def draw(self, model_input: ModelInput, hidden: Float32Array, sampling: Sampling) -> ModelOutput:
         """Logits of the rows that are wanted, and samples from them; for `NativeStep`."""
         decoder = self._decoder
         if decoder is None:
             raise EngineDead("the model runner has been closed")
-
-        def logits_of(begin: int, wanted: Int32Array, likeliest: Int32Array) -> Float32Array:
-            started = time.perf_counter()
-            logits = np.empty((len(wanted), self._config.vocab_size), dtype=np.float32)
-            decoder.logits(hidden[begin : begin + len(likeliest)], wanted, logits, likeliest)
-            if self._profile is not None:
-                self._profile["logits"] += time.perf_counter() - started
-            return logits
-
         started = time.perf_counter()
-        output = self._sampler.sample(
-            logits_of,
-            model_input.logit_rows,
-            sampling,
-            model_input.score_rows,
-            model_input.score_token_ids,
-        )
-        if self._profile is not None:
-            self._profile["sampling"] += time.perf_counter() - started - self._profile["logits"]
+        output = self._sampler.sample(decoder, hidden, model_input, sampling)
+        self._draw_seconds += time.perf_counter() - started
         return output
 
     def set_profile(self, on: bool) -> None:
         """Measure the parts of a step; each then ends with a wait for all threads, which costs a little."""
-        self._profile = defaultdict(float) if on else None
         if self._decoder is not None:
             self._decoder.set_profile(on)
 
     def take_profile(self) -> dict[str, float]:
-        """Seconds by part since the last call; empty if profiling is off."""
-        if self._profile is None or self._decoder is None:
-            return {}
-        taken = self._decoder.take_profile() | self._profile
-        self._profile.clear()
-        return taken
+        """Seconds by part since the last call, all 0 but those of sampling where profiling is off."""
+        phases = {} if self._decoder is None else self._decoder.take_profile()
+        phases["sampling"] = self._draw_seconds - phases.get("logits", 0.0)
+        self._draw_seconds = 0.0
+        return phases
 
     def close(self) -> None:
         self._pool_memory.close()
@@ -153,7 +133,7 @@ class NativeStep:
 
     runner: NativeModelRunner
     model_input: ModelInput
-    hidden: NDArray[np.float32]  # [num_logit_rows, hidden_size]
+    hidden: Float32Array  # [num_logit_rows, hidden_size]
 
     def draw(self, sampling: Sampling) -> Finished:
         return Finished(self.runner.draw(self.model_input, self.hidden, sampling))

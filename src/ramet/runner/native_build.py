@@ -66,7 +66,7 @@ def build_native_runner(
         num_slots,
         pool_bytes >> 20,
     )
-    sampler = NativeSampler(kernels, team, isa, config.vocab_size)
+    sampler = NativeSampler(kernels, team, isa)
     described = f"native CPU kernels ({isa}, {num_threads} threads)"
     return NativeModelRunner(config, decoder, sampler, num_slots, pool_bytes=pool_bytes, kernels=described)
 

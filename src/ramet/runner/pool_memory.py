@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 MOST_PIECES = 512
 """Of 2 MB. The rest of a larger pool comes page by page: an engine should not take more than it uses."""
@@ -21,7 +20,10 @@ Populate = Callable[[int], bool]
 
 
 class PoolMemory:
-    """Populates a pool piece by piece on a thread of its own, whenever there has been no step for a while."""
+    """Populates a pool piece by piece on a thread of its own, whenever there has been no step for a while.
+
+    A context manager, to be entered around each step: nothing new is populated meanwhile.
+    """
 
     def __init__(self, populate: Populate) -> None:
         self._populate = populate
@@ -31,15 +33,12 @@ class PoolMemory:
         self._thread = threading.Thread(target=self._run, name="ramet-pool-memory", daemon=True)
         self._thread.start()
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Around a step: nothing new is populated meanwhile."""
+    def __enter__(self) -> None:
         self._in_use += 1
-        try:
-            yield
-        finally:
-            self._in_use -= 1
-            self._last_use = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._in_use -= 1
+        self._last_use = time.monotonic()
 
     def close(self) -> None:
         """Populate nothing more. Waits for the piece under way: it must not outlive the interpreter."""

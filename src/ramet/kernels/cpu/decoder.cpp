@@ -39,7 +39,7 @@ int32_t likeliest(const EachThread& each_thread) {
 
 const std::array<const char*, Decoder::NUM_PHASES> Decoder::PHASE_NAMES = {
     "norm and quantize", "qkv product", "rope and KV write", "attention",
-    "output product", "gate and up product", "down product"};
+    "output product", "gate and up product", "down product", "logits"};
 
 void Decoder::set_profile(bool on) {
     std::lock_guard<std::mutex> one_step(mutex_);  // threads of a running step must agree on it
@@ -250,6 +250,7 @@ void Decoder::logits(const float* hidden, int64_t num_rows, const int32_t* wante
                 });
             });
         }
+        run.mark(7);
     });
 }
 

@@ -70,7 +70,7 @@ public:
                 int32_t* tokens);
 
     // Seconds spent per kind of phase since the last call, when `set_profile` asked for it.
-    static constexpr int NUM_PHASES = 7;
+    static constexpr int NUM_PHASES = 8;
     static const std::array<const char*, NUM_PHASES> PHASE_NAMES;
     void set_profile(bool on);
     std::array<double, NUM_PHASES> take_profile();

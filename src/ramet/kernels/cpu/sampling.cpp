@@ -1,4 +1,4 @@
-// Logits in; tokens, logprobs and scores out: the native half of ramet.runner.native_sampler.
+// Hidden states or logits in; tokens, logprobs and scores out: the native half of ramet.runner.native_sampler.
 //
 // Invariant: what a sample gets depends on its row of logits and its own parameters alone. Each row is summed up
 // once and each sample drawn by one thread, always in the same order of operations.
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "decoder.h"
 #include "dispatch.h"
 #include "memory.h"
 #include "sampling_arrays.h"
@@ -25,16 +27,42 @@ namespace ramet {
 
 namespace {
 
+// Neighbouring rows whose logits are to be computed: `likeliest` [num_rows] gets the first token with the largest logit
+// of each, -1 if that is not finite or a logit is not a number; `logits` [num_wanted][vocab] those of the rows at the
+// places `wanted`, which ascend.
+struct RowBlock {
+    int64_t begin, num_rows;
+    const int32_t* wanted;
+    int64_t num_wanted;
+    float* logits;
+    int32_t* likeliest;
+};
+
+using LogitsSource = std::function<void(const RowBlock&)>;
+
+// What a step asks for, as arrays from Python.
+struct Asked {
+    In<int32_t, 1> rows;  // all that are sampled or scored: ascending
+    nb::handle sampling;  // ramet.model_io.Sampling
+    In<double, 1> uniforms;
+    In<int32_t, 1> score_rows, score_token_ids;
+    nb::handle output;  // ramet.model_io.ModelOutput
+};
+
 class Sampler {
 public:
-    Sampler(std::shared_ptr<Team> team, const Kernels& kernels)
-        : team_(std::move(team)), kernels_(kernels), scratch_(size_t(team_->size())), changed_(scratch_.size()) {}
+    Sampler(std::shared_ptr<Team> team, const Kernels& kernels, int64_t block_bytes)
+        : team_(std::move(team)),
+          kernels_(kernels),
+          block_bytes_(block_bytes),
+          scratch_(size_t(team_->size())),
+          changed_(scratch_.size()) {}
 
-    int64_t find_wanted(In<int32_t, 1> row_ids, nb::handle sampling, In<int32_t, 1> score_rows,
-                        InOut<int32_t, 1> wanted) const;
-    void sample(In<int32_t, 1> row_ids, In<int32_t, 1> likeliest, In<int32_t, 1> wanted, In<float, 2> logits,
-                nb::handle sampling, In<double, 1> uniforms, In<int32_t, 1> score_rows,
-                In<int32_t, 1> score_token_ids, nb::handle output);
+    // Logits are computed once for each row, in blocks of bounded size; those that nobody looks at are not written.
+    void sample(const Asked& asked, int64_t vocab_size, const LogitsSource& compute);
+
+    // The first token with the largest logit of each row, and copies of the wanted ones: a `LogitsSource`.
+    void read(const In<float, 2>& logits, const RowBlock& block);
 
 private:
     struct Job {
@@ -55,50 +83,45 @@ private:
 
     std::shared_ptr<Team> team_;
     const Kernels& kernels_;
+    const int64_t block_bytes_;  // of logits that are held at a time
     std::mutex mutex_;
+    Buffer logits_;
+    std::vector<int32_t> wanted_, likeliest_;
     std::vector<Buffer> scratch_, changed_;  // of each thread
 };
 
 // The place of a number among ascending ones; -1 if it is not there.
-int64_t find(const In<int32_t, 1>& ascending, int64_t number) {
-    const int32_t *begin = ascending.data(), *end = begin + ascending.size();
-    const int32_t* at = std::lower_bound(begin, end, number);
-    return at != end && *at == number ? at - begin : -1;
+int64_t find(const int32_t* ascending, int64_t count, int64_t number) {
+    const int32_t* at = std::lower_bound(ascending, ascending + count, number);
+    return at != ascending + count && *at == number ? at - ascending : -1;
 }
 
 // Some rows, and those samples and scores that belong to them.
 struct Sampler::Block {
     Sampler& sampler;
-    const In<int32_t, 1>& row_ids;    // ascending
-    const In<int32_t, 1>& likeliest;  // of each
-    const In<int32_t, 1>& wanted;     // places of the rows whose logits are here, ascending
-    const In<float, 2>& logits;
+    const int32_t* row_ids;
+    const RowBlock& rows;
     const Samples& samples;
     const In<double, 1>& uniforms;
     const Outputs& outputs;
     const int64_t vocab_size;
     std::vector<double> log_totals;  // of the rows of logits that need it: log of the sum of exp(logit)
 
-    const float* row_logits(int64_t row) const { return logits.data() + row * vocab_size; }
-    int64_t likeliest_of(int64_t row) const { return likeliest.data()[wanted.data()[row]]; }
-
-    // The row of logits of a place among the rows.
-    int64_t find_logits(int64_t place) const {
-        const int64_t row = find(wanted, place);
-        require(row >= 0, "a row that is looked at has no logits");
-        return row;
-    }
+    const float* row_logits(int64_t row) const { return rows.logits + row * vocab_size; }
+    int64_t likeliest_of(int64_t row) const { return rows.likeliest[rows.wanted[row]]; }
+    int64_t find_place(int32_t row_id) const { return find(row_ids, rows.num_rows, row_id); }
+    int64_t find_logits(int64_t place) const { return find(rows.wanted, rows.num_wanted, place); }
 
     void run(const In<int32_t, 1>& score_rows, const In<int32_t, 1>& score_token_ids) {
-        log_totals.resize(wanted.size(), NAN);
-        std::vector<uint8_t> needs_total(wanted.size());
+        log_totals.resize(size_t(rows.num_wanted), NAN);
+        std::vector<uint8_t> needs_total(log_totals.size());
         std::vector<Job> quick, slow, scores;
         bool any_changed = false;
         for (size_t sample = 0; sample < samples.rows.size(); ++sample) {
-            const int64_t place = find(row_ids, samples.rows.data()[sample]);
+            const int64_t place = find_place(samples.rows.data()[sample]);
             if (place < 0) continue;
             if (samples.wants_no_logits(sample)) {
-                put(sample, likeliest.data()[place]);
+                put(sample, rows.likeliest[place]);
                 continue;
             }
             const int64_t row = find_logits(place);
@@ -108,7 +131,7 @@ struct Sampler::Block {
             (samples.is_greedy(sample) && num_top == 0 ? quick : slow).push_back({sample, row});
         }
         for (size_t score = 0; score < score_rows.size(); ++score) {
-            const int64_t place = find(row_ids, score_rows.data()[score]);
+            const int64_t place = find_place(score_rows.data()[score]);
             if (place < 0) continue;
             scores.push_back({score, find_logits(place)});
             needs_total[size_t(scores.back().row)] = true;
@@ -187,62 +210,98 @@ struct Sampler::Block {
     }
 };
 
-// Writes the places of the rows whose logits somebody looks at, and returns how many they are.
-int64_t Sampler::find_wanted(In<int32_t, 1> row_ids, nb::handle sampling, In<int32_t, 1> score_rows,
-                             InOut<int32_t, 1> wanted) const {
-    require(wanted.size() == row_ids.size(), "wanted must have room for every row");
-    const Samples samples(sampling);
-    std::fill_n(wanted.data(), wanted.size(), 0);
-    auto look = [&](int32_t id) {
-        const int64_t place = find(row_ids, id);
-        if (place >= 0) wanted.data()[place] = 1;
-    };
-    for (size_t sample = 0; sample < samples.rows.size(); ++sample)
-        if (!samples.wants_no_logits(sample)) look(samples.rows.data()[sample]);
-    for (size_t score = 0; score < score_rows.size(); ++score) look(score_rows.data()[score]);
-    int64_t count = 0;
-    for (size_t place = 0; place < wanted.size(); ++place)
-        if (wanted.data()[place]) wanted.data()[count++] = int32_t(place);
-    return count;
+// Every row is there.
+void require_among(const In<int32_t, 1>& rows, const In<int32_t, 1>& all, const char* message) {
+    for (size_t i = 0; i < rows.size(); ++i)
+        require(find(all.data(), int64_t(all.size()), rows.data()[i]) >= 0, message);
 }
 
-void Sampler::sample(In<int32_t, 1> row_ids, In<int32_t, 1> likeliest, In<int32_t, 1> wanted, In<float, 2> logits,
-                     nb::handle sampling, In<double, 1> uniforms, In<int32_t, 1> score_rows,
-                     In<int32_t, 1> score_token_ids, nb::handle output) {
-    const auto vocab_size = int64_t(logits.shape(1));
-    require(likeliest.size() == row_ids.size(), "likeliest must have one token per row");
-    require(wanted.size() == logits.shape(0), "wanted must name every row of the logits");
-    require_below(wanted, int64_t(row_ids.size()), "wanted row");
-    require(score_rows.size() == score_token_ids.size(), "score_rows and score_token_ids differ in length");
+void Sampler::sample(const Asked& asked, int64_t vocab_size, const LogitsSource& compute) {
+    const In<int32_t, 1>& score_rows = asked.score_rows;
     require(vocab_size > 0 && vocab_size <= INT32_MAX, "logits must have a column per token");
-    require_below(score_token_ids, vocab_size, "scored token");
-    for (size_t row = 0; row < likeliest.size(); ++row)
-        require(likeliest.data()[row] >= -1 && likeliest.data()[row] < vocab_size, "a likeliest token is no token");
-    const Samples samples(sampling);
+    require(score_rows.size() == asked.score_token_ids.size(), "score_rows and score_token_ids differ in length");
+    require_below(asked.score_token_ids, vocab_size, "scored token");
+    require_among(score_rows, asked.rows, "a row that is scored is not among the rows");
+    const Samples samples(asked.sampling);
     samples.check_tokens(vocab_size);
-    require(uniforms.size() == samples.rows.size(), "uniforms must have one value per sample");
-    const Outputs outputs(output, samples, score_rows.size());
+    require_among(samples.rows, asked.rows, "a row that is sampled is not among the rows");
+    require(asked.uniforms.size() == samples.rows.size(), "uniforms must have one value per sample");
+    const Outputs outputs(asked.output, samples, score_rows.size());
+    const auto num_rows = int64_t(asked.rows.size());
+    const int64_t most_rows = std::max<int64_t>(block_bytes_ / (vocab_size * int64_t(sizeof(float))), 1);
+
     nb::gil_scoped_release release;
     std::lock_guard<std::mutex> one_caller(mutex_);
-    Block block{*this, row_ids, likeliest, wanted, logits, samples, uniforms, outputs, vocab_size, {}};
-    block.run(score_rows, score_token_ids);
+    for (int64_t begin = 0; begin < num_rows; begin += most_rows) {
+        const int32_t* row_ids = asked.rows.data() + begin;
+        const int64_t count = std::min(most_rows, num_rows - begin);
+        wanted_.clear();
+        auto look = [&](int32_t row_id) {
+            const int64_t place = find(row_ids, count, row_id);
+            if (place >= 0) wanted_.push_back(int32_t(place));
+        };
+        for (size_t sample = 0; sample < samples.rows.size(); ++sample)
+            if (!samples.wants_no_logits(sample)) look(samples.rows.data()[sample]);
+        for (size_t score = 0; score < score_rows.size(); ++score) look(score_rows.data()[score]);
+        std::sort(wanted_.begin(), wanted_.end());
+        wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
+        likeliest_.resize(size_t(count));
+        const auto num_wanted = int64_t(wanted_.size());
+        const RowBlock rows{begin,      count, wanted_.data(), num_wanted, logits_.reserve<float>(num_wanted * vocab_size),
+                            likeliest_.data()};
+        compute(rows);
+        Block block{*this, row_ids, rows, samples, asked.uniforms, outputs, vocab_size, {}};
+        block.run(score_rows, asked.score_token_ids);
+    }
+}
+
+void Sampler::read(const In<float, 2>& logits, const RowBlock& block) {
+    const auto vocab_size = int64_t(logits.shape(1));
+    const float* from = logits.data() + block.begin * vocab_size;
+    void* scratch = scratch_[0].reserve<char>(kernels_.sampling_scratch(vocab_size));
+    for (int64_t row = 0; row < block.num_rows; ++row)
+        block.likeliest[row] = int32_t(kernels_.draw({from + row * vocab_size, vocab_size, nullptr}, {}, scratch));
+    for (int64_t i = 0; i < block.num_wanted; ++i)
+        std::copy_n(from + block.wanted[i] * vocab_size, vocab_size, block.logits + i * vocab_size);
+}
+
+void sample_decoded(Sampler& sampler, Decoder& decoder, In<float, 2> hidden, In<int32_t, 1> rows, nb::handle sampling,
+                    In<double, 1> uniforms, In<int32_t, 1> score_rows, In<int32_t, 1> score_token_ids,
+                    nb::handle output) {
+    const int64_t width = decoder.shape().hidden;
+    require(hidden.shape(0) == rows.size() && int64_t(hidden.shape(1)) == width,
+            "hidden must be [rows, hidden size]");
+    sampler.sample({rows, sampling, uniforms, score_rows, score_token_ids, output}, decoder.shape().vocab,
+                   [&](const RowBlock& block) {
+                       decoder.logits(hidden.data() + block.begin * width, block.num_rows, block.wanted,
+                                      block.num_wanted, block.logits, block.likeliest);
+                   });
+}
+
+void sample_given(Sampler& sampler, In<float, 2> logits, In<int32_t, 1> rows, nb::handle sampling,
+                  In<double, 1> uniforms, In<int32_t, 1> score_rows, In<int32_t, 1> score_token_ids,
+                  nb::handle output) {
+    require(logits.shape(0) == rows.size(), "logits must have one row for each of the rows");
+    sampler.sample({rows, sampling, uniforms, score_rows, score_token_ids, output}, int64_t(logits.shape(1)),
+                   [&](const RowBlock& block) { sampler.read(logits, block); });
 }
 
 }  // namespace
 
 void bind_sampling(nb::module_& module) {
     nb::class_<Sampler>(module, "Sampler")
-        .def(nb::new_([](std::shared_ptr<Team> team, const std::string& isa) {
+        .def(nb::new_([](std::shared_ptr<Team> team, const std::string& isa, int64_t block_bytes) {
                  const Kernels* kernels = kernels_of(isa);
                  require(kernels != nullptr, "this CPU or this build lacks that instruction set");
-                 return std::make_shared<Sampler>(std::move(team), *kernels);
+                 return std::make_shared<Sampler>(std::move(team), *kernels, block_bytes);
              }),
-             nb::arg("team"), nb::arg("isa"))
-        .def("find_wanted", &Sampler::find_wanted, nb::arg("rows").noconvert(), nb::arg("sampling"),
-             nb::arg("score_rows").noconvert(), nb::arg("wanted").noconvert())
-        .def("sample", &Sampler::sample, nb::arg("rows").noconvert(), nb::arg("likeliest").noconvert(),
-             nb::arg("wanted").noconvert(), nb::arg("logits").noconvert(), nb::arg("sampling"),
-             nb::arg("uniforms").noconvert(), nb::arg("score_rows").noconvert(), nb::arg("score_token_ids").noconvert(), nb::arg("output"));
+             nb::arg("team"), nb::arg("isa"), nb::arg("block_bytes"))
+        .def("sample", &sample_decoded, nb::arg("decoder"), nb::arg("hidden").noconvert(), nb::arg("rows").noconvert(),
+             nb::arg("sampling"), nb::arg("uniforms").noconvert(), nb::arg("score_rows").noconvert(),
+             nb::arg("score_token_ids").noconvert(), nb::arg("output"))
+        .def("sample_logits", &sample_given, nb::arg("logits").noconvert(), nb::arg("rows").noconvert(),
+             nb::arg("sampling"), nb::arg("uniforms").noconvert(), nb::arg("score_rows").noconvert(),
+             nb::arg("score_token_ids").noconvert(), nb::arg("output"));
 }
 
 }  // namespace ramet
