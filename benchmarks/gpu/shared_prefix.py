@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from gpu import decode
 from gpu.bench import Bench
@@ -106,7 +107,7 @@ def attention_seconds(
     segments, num_slots = compact(model_input.segments)
     alone = unshared(segments)
     copies, num_copied = with_own_slots(alone, len(model_input.positions))
-    one_layer = replace(shape.config, num_layers=1)
+    one_layer = dataclasses.replace(shape.config, num_layers=1)
     attention = _attention(shape, device)
     queries = torch.randn(
         len(model_input.positions), shape.config.num_heads, shape.config.head_dim, device=device
@@ -117,11 +118,11 @@ def attention_seconds(
     for tensor in pool.layer(0):
         tensor.copy_(torch.randn(tensor.shape, device=device))
     for plan in (segments, alone):
-        call = _call(attention, replace(model_input, segments=plan), queries, pool)
+        call = _call(attention, structs.replace(model_input, segments=plan), queries, pool)
         results.append(call())
         seconds.append(_seconds(call, device))
     pool = _copied(pool, alone, copies, KVPool(one_layer, num_copied, dtype, device))
-    call = _call(attention, replace(model_input, segments=copies), queries, pool)
+    call = _call(attention, structs.replace(model_input, segments=copies), queries, pool)
     results.append(call())
     seconds.append(_seconds(call, device))
     for result in results[1:]:
@@ -158,7 +159,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 def compact(segments: Segments) -> tuple[Segments, int]:
     """The same plan over a pool that holds nothing else, and how many slots that has."""
     used, slots = np.unique(segments.slots, return_inverse=True)
-    return replace(segments, slots=slots.astype(np.int32)), len(used)
+    return structs.replace(segments, slots=slots.astype(np.int32)), len(used)
 
 
 def unshared(segments: Segments) -> Segments:
@@ -191,7 +192,7 @@ def with_own_slots(alone: Segments, num_rows: int) -> tuple[Segments, int]:
     within = np.arange(len(alone.slots)) - np.repeat(alone.slot_offsets[:-1], lengths)
     assert num_rows == len(np.unique(alone.row_begin)), "every row attends to something"
     slots = (np.repeat(begins, lengths) + within).astype(np.int32)
-    return replace(alone, slots=slots), len(slots)
+    return structs.replace(alone, slots=slots), len(slots)
 
 
 def _copied(pool: KVPool, source: Segments, target: Segments, into: KVPool) -> KVPool:

@@ -7,9 +7,9 @@ phases: prefill, decode, probes and scored continuations are all rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +23,7 @@ CHUNK_TOKENS = 64
 """Attention is cut at multiples of this many positions, whatever the tree looks like (see `Segments`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segments:
+class Segments(msgspec.Struct, frozen=True, eq=False):
     """The attention plan: which rows read which keys, in `CHUNK_TOKENS` pieces of absolute position.
 
     Segment ``i`` covers the positions ``first_position[i] .. first_position[i] + length - 1`` (at most
@@ -43,8 +42,7 @@ class Segments:
     slots: Int32Array  # [total keys]
 
 
-@dataclass(frozen=True, slots=True)
-class Penalties:
+class Penalties(msgspec.Struct, frozen=True, eq=False):
     """Tokens already seen by samples that penalise them: a sparse matrix in coordinate form.
 
     Per sample: ``repetition`` (1 = off), ``frequency`` and ``presence`` (0 = off). Per entry: the sample,
@@ -59,8 +57,7 @@ class Penalties:
     entry_output_count: Int32Array  # [num_entries]
 
 
-@dataclass(frozen=True, slots=True)
-class LogitBias:
+class LogitBias(msgspec.Struct, frozen=True, eq=False):
     """Values added to logits before sampling, in coordinate form; ``-inf`` bans a token."""
 
     entry_sample: Int32Array  # [num_entries]
@@ -68,8 +65,7 @@ class LogitBias:
     entry_value: Float32Array  # [num_entries]
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(msgspec.Struct, frozen=True, eq=False):
     """What to draw. Several samples may be drawn from the same row (``n > 1``).
 
     It may become known later than the rows: penalties and bitmasks follow from the tokens drawn before.
@@ -94,8 +90,7 @@ class Sampling:
     bitmask: UInt32Array | None = None  # [num_samples, ceil(vocab_size / 32)] None = all tokens allowed
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInput:
+class ModelInput(msgspec.Struct, frozen=True, eq=False):
     """The rows of one step. Position ``positions[i]`` of row ``i`` has its KV in ``slot_ids[i]``.
 
     A row whose KV is cached already (a probe) writes the same values to its own slot again. An id of
@@ -111,8 +106,7 @@ class ModelInput:
     score_token_ids: Int32Array  # [num_scores] the token
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOutput:
+class ModelOutput(msgspec.Struct, frozen=True, eq=False):
     """What a step produced, in the order of ``Sampling.rows`` and ``score_rows``.
 
     Logprobs are of the raw logits: before penalties, bias and temperature. ``logprobs`` is NaN where
@@ -200,8 +194,7 @@ def execute(runner: ModelRunner, model_input: ModelInput, sampling: Sampling) ->
     return runner.launch(model_input).draw(sampling).collect()
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True, eq=False):
     """A `DrawnStep` of a runner that computes while it is called."""
 
     output: ModelOutput

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from msgspec import structs
 
 from attention.plans import sampling_of
 from ramet import kernels
@@ -213,9 +213,10 @@ def may_draw(logits, sampling, sample, token):
         if part is None:
             continue
         own = np.flatnonzero(part.entry_sample == sample)
-        entries = {key: getattr(part, key)[own] for key in part.__slots__ if key.startswith("entry_")}
+        arrays = structs.asdict(part)
+        entries = {key: values[own] for key, values in arrays.items() if key.startswith("entry_")}
         entries["entry_sample"] = entries["entry_sample"] * 0
-        shared = {key: getattr(part, key)[[sample]] for key in part.__slots__ if not key.startswith("entry_")}
+        shared = {key: values[[sample]] for key, values in arrays.items() if not key.startswith("entry_")}
         change(row, type(part)(**entries, **shared))
     if sampling.bitmask is not None:
         filters.apply_bitmask(row, sampling.bitmask[[sample]])
@@ -369,12 +370,11 @@ def company():
 def lone(sampling, sample):
     """One sample of many, as if it were alone."""
     arrays = {}
-    for name in sampling.__slots__:
-        value = getattr(sampling, name)
+    for name, value in structs.asdict(sampling).items():
         if isinstance(value, Penalties | LogitBias):
             own = value.entry_sample == sample
-            parts = {k: getattr(value, k) for k in value.__slots__}
-            parts = {k: v[own] if k.startswith("entry_") else v[[sample]] for k, v in parts.items()}
+            arrays_of_part = structs.asdict(value)
+            parts = {k: v[own] if k.startswith("entry_") else v[[sample]] for k, v in arrays_of_part.items()}
             arrays[name] = type(value)(**parts | {"entry_sample": parts["entry_sample"] * 0})
         else:
             arrays[name] = value[[sample]]
@@ -383,7 +383,7 @@ def lone(sampling, sample):
 
 def test_company_changes_no_bit(machine):
     logits, sampling = company()
-    together = run(machine, logits, **{name: getattr(sampling, name) for name in sampling.__slots__})
+    together = run(machine, logits, **structs.asdict(sampling))
     for sample in range(64):
         alone = run(machine, logits, **lone(sampling, sample))
         width = alone.top_token_ids.shape[1]
@@ -396,7 +396,7 @@ def test_company_changes_no_bit(machine):
 def test_blocks_change_nothing(machine):
     """Logits come in blocks of bounded size, each row once, and the result is the same."""
     logits, sampling = company()
-    arrays = {name: getattr(sampling, name) for name in sampling.__slots__}
+    arrays = structs.asdict(sampling)
     scores = {"score_rows": [8, 0, 0, 4], "score_token_ids": [1, 2, 5002, 0]}
     whole = run(machine, logits, **scores, **arrays)
     for block_bytes in (2 * logits.shape[1] * 4, 1):  # two rows, and less than one
@@ -436,7 +436,7 @@ def test_outputs_are_never_written_to_a_copy():
     row = np.zeros((1, 8), np.float32), i32(0)
     with pytest.raises(TypeError, match="logprobs has another type"):
         sampler.sample_logits(*row, sampling_of([0]), np.zeros(1), i32(), i32(), output)
-    few_columns = replace(output, logprobs=f32(0))
+    few_columns = structs.replace(output, logprobs=f32(0))
     wanted = sampling_of([0], num_top_logprobs=i32(1))
     with pytest.raises(ValueError, match="too few columns"):
         sampler.sample_logits(*row, wanted, np.zeros(1), i32(), i32(), few_columns)

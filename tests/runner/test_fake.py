@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from attention.plans import Given, Sequence, Step, execute, given, sampling_of
 from ramet.errors import EngineError

@@ -8,9 +8,9 @@ same bits in whatever step, batch or chunk the row is computed. Must not know: r
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from ramet.errors import EngineDead
@@ -127,8 +127,7 @@ class NativeModelRunner:
         self._decoder = None
 
 
-@dataclass(frozen=True, slots=True)
-class NativeStep:
+class NativeStep(msgspec.Struct, frozen=True, eq=False):
     """A `LaunchedStep` whose rows are computed."""
 
     runner: NativeModelRunner

@@ -6,11 +6,11 @@ Arithmetic with what is measured: `ramet.runner.memory`. Must not know: which de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from ramet.config import SchedulerConfig
 from ramet.model_io import (

@@ -7,10 +7,11 @@ Must not know: how logits were computed, requests, text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ramet.model_io import Float32Array, Int32Array, LogitBias, ModelOutput, Penalties, Sampling

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 
+import msgspec
 import numpy as np
 
 from ramet.model_io import Int32Array
@@ -68,8 +68,7 @@ class LogitsPoint:
         self.row = -1  # known once the batch is built
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, eq=False):
     """One step."""
 
     visits: list[Visit]
@@ -80,7 +79,7 @@ class Batch:
     scores: list[LogitsPoint]
     compared: list[LogitsPoint]  # the scores that want alternatives: drawn too
     cached: list[Request]  # only want their prompt computed, and have it then
-    void: set[int] = field(default_factory=set)  # samples that turned out not to be wanted
+    void: set[int] = msgspec.field(default_factory=set)  # samples that turned out not to be wanted
 
     def computed(self) -> Iterator[tuple[KVNode, int]]:
         """Every node that gains KV, parents first, and how many of its tokens will then have it."""
