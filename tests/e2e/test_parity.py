@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from plans import Given, Sequence, Step, execute, given, model_input, sampling_of
 
 from ramet.attention.base import ForwardBatch

@@ -226,12 +226,15 @@ def test_samples_are_those_of_the_logits(team, block_bytes):
     of_samples = rows, sampling, uniforms_of(sampling), rows[:7], np.arange(7, dtype=np.int32)
     decoder, sampler = native(config, team=team), NATIVE.Sampler(TEAMS[team], ISAS[0], block_bytes)
     drawn, expected = empty_output(sampling, 7), empty_output(sampling, 7)
+    for array in structs.asdict(drawn).values():
+        array.fill(77)
     sampler.sample(decoder, hidden, *of_samples, drawn)
     sampler.sample_logits(all_logits(decoder, hidden, config.vocab_size), *of_samples, expected)
     for name, oracle in structs.asdict(expected).items():
         assert np.array_equal(getattr(drawn, name), oracle, equal_nan=name == "logprobs"), name
-    with pytest.raises(ValueError, match="hidden size"):
-        sampler.sample(decoder, hidden[:, 1:].copy(), *of_samples, drawn)
+    for other in (hidden[:, 1:].copy(), hidden[1:]):
+        with pytest.raises(ValueError, match="hidden size"):
+            sampler.sample(decoder, other, *of_samples, drawn)
 
 
 @pytest.mark.parametrize("wanted", [[3, 2], [3, 3]])
@@ -280,7 +283,7 @@ def test_a_profile_tells_seconds_per_phase_and_changes_nothing():
     assert np.array_equal(logits_of(decoder, config, steps), expected)
     assert np.array_equal(logits_of(decoder, config, [Step(sequence(config), 149, 150)])[0], expected[149])
     profile = decoder.take_profile()
-    assert {"attention", "qkv product", "down product"} <= set(profile)
+    assert {"attention", "qkv product", "down product", "logits"} <= set(profile)
     assert all(seconds > 0 for seconds in profile.values())
     assert set(decoder.take_profile().values()) == {0.0}
     decoder.set_profile(False)
@@ -350,6 +353,19 @@ def filled_decoder(decoder=None, *, without=(), ends=None, **changes):
 
 def test_a_decoder_with_all_its_weights_is_taken():
     filled_decoder().allocate_kv(10)
+
+
+def test_drawing_with_a_decoder_that_lacks_weights_is_refused_again_and_again():
+    sampler, sampling = NATIVE.Sampler(TEAMS[2], ISAS[0], BLOCK_BYTES), sampling_of([0])
+    nothing, hidden, row = np.empty(0, np.int32), np.ones((1, 6), np.float32), np.zeros(1, np.int32)
+    output = empty_output(sampling, 0)
+    for decoder in (filled_decoder(without=("ends",)), filled_decoder(without=("q",))):
+        with pytest.raises(ValueError, match="is missing"):
+            sampler.sample(decoder, hidden, row, sampling, np.zeros(1), nothing, nothing, output)
+    complete = filled_decoder()
+    complete.allocate_kv(10)
+    sampler.sample(complete, hidden, row, sampling, np.zeros(1), nothing, nothing, output)
+    assert 0 <= output.token_ids[0] < 7
 
 
 @pytest.mark.parametrize("name", [*SHAPES, "ends"])

@@ -448,6 +448,8 @@ def test_outputs_are_never_written_to_a_copy():
         ({"logits": np.zeros((3, 8), np.float32)}, "one row for each"),
         ({"logits": np.zeros((2, 0), np.float32)}, "a column per token"),
         ({"rows": i32(5, 7)}, "sampled is not among the rows"),
+        ({"rows": i32(7, 3)}, "ascending"),
+        ({"rows": i32(3, 3)}, "ascending"),
         ({"score_rows": i32(6)}, "scored is not among the rows"),
         ({"score_token_ids": i32()}, "differ in length"),
         ({"uniforms": np.zeros(2)}, "one value per sample"),

@@ -100,6 +100,18 @@ def test_a_step_may_ask_for_nothing():
     assert output.token_ids.shape == output.score_logprobs.shape == (0,)
 
 
+def test_a_profile_is_of_the_steps_since_it_was_asked_for():
+    runner, step = native_runner(), given([Step(Sequence([1, 2], [0, 1]), 0, 2)])
+    for _ in range(100):
+        execute(runner, step)
+    runner.set_profile(True)
+    assert set(runner.take_profile().values()) == {0.0}
+    execute(runner, step)
+    profile = runner.take_profile()
+    assert {"attention", "logits", "sampling"} <= set(profile) and min(profile.values()) > 0
+    assert set(runner.take_profile().values()) == {0.0}
+
+
 def test_two_runners_on_two_threads():
     config = tiny_config()
     step = given([Step(Sequence(list(range(100)), list(range(100))), 0, 100)])

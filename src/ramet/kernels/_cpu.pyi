@@ -131,7 +131,8 @@ class Decoder:
     ) -> None:
         """From ``hidden`` ``[n, hidden_size]``: the logits of the rows ``wanted`` (ascending, each once) into
         ``out`` ``[len(wanted), vocab_size]``; and of every row the first token with the largest logit, or -1
-        if that is not finite or a logit is not a number, into ``likeliest`` ``[n]``."""
+        if that is not finite or a logit is not a number, into ``likeliest`` ``[n]``. For tests: a `Sampler`
+        asks for them itself."""
 
     def set_profile(self, on: bool) -> None:
         """Measure phases of `forward`, and logits; adds a wait after each, which costs a little."""
@@ -143,7 +144,7 @@ class Sampler:
     """Draws tokens and takes logprobs. Calls take turns."""
 
     def __init__(self, team: Team, isa: str, block_bytes: int) -> None:
-        """At most ``block_bytes`` of logits, but at least a row, are held at a time."""
+        """At most ``block_bytes`` of logits, but at least a row, are computed at a time."""
 
     def sample(
         self,

@@ -1,8 +1,8 @@
 """The native runner: a decoder in C++ and its KV pool behind `ramet.model_io.ModelRunner`.
 
 A step is one call that computes all layers, and one for logits and samples from them; both run without the
-interpreter lock on the same team of threads. Invariant: the logits of a row are the
-same bits in whatever step, batch or chunk the row is computed. Must not know: requests, trees, text, torch.
+interpreter lock on the same team of threads. Invariant: the logits of a row are the same bits in whatever
+step, batch or chunk the row is computed. Must not know: requests, trees, text, torch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class NativeModelRunner:
         self._pool_memory = PoolMemory(decoder.populate_kv)
         self._config = config
         self._decoder: _cpu.Decoder | None = decoder
-        self._sampler = sampler
+        self._sampler: NativeSampler | None = sampler
         self._num_slots = num_slots
         self._pool_bytes = pool_bytes
         self._kernels = kernels
@@ -102,11 +102,11 @@ class NativeModelRunner:
 
     def draw(self, model_input: ModelInput, hidden: Float32Array, sampling: Sampling) -> ModelOutput:
         """Logits of the rows that are wanted, and samples from them; for `NativeStep`."""
-        decoder = self._decoder
-        if decoder is None:
+        decoder, sampler = self._decoder, self._sampler
+        if decoder is None or sampler is None:
             raise EngineDead("the model runner has been closed")
         started = time.perf_counter()
-        output = self._sampler.sample(decoder, hidden, model_input, sampling)
+        output = sampler.sample(decoder, hidden, model_input, sampling)
         self._draw_seconds += time.perf_counter() - started
         return output
 
@@ -114,17 +114,20 @@ class NativeModelRunner:
         """Measure the parts of a step; each then ends with a wait for all threads, which costs a little."""
         if self._decoder is not None:
             self._decoder.set_profile(on)
+            self._decoder.take_profile()
+        self._draw_seconds = 0.0
 
     def take_profile(self) -> dict[str, float]:
-        """Seconds by part since the last call, all 0 but those of sampling where profiling is off."""
-        phases = {} if self._decoder is None else self._decoder.take_profile()
-        phases["sampling"] = self._draw_seconds - phases.get("logits", 0.0)
+        """Seconds by part since the last call. Where profiling is off, logits count as sampling and all else
+        takes none."""
+        phases = {"logits": 0.0} if self._decoder is None else self._decoder.take_profile()
+        phases["sampling"] = self._draw_seconds - phases["logits"]
         self._draw_seconds = 0.0
         return phases
 
     def close(self) -> None:
         self._pool_memory.close()
-        self._decoder = None
+        self._decoder = self._sampler = None
 
 
 class NativeStep(msgspec.Struct, frozen=True, eq=False):

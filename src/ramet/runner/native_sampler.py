@@ -18,7 +18,7 @@ from ramet.runner.uniform import uniform
 if TYPE_CHECKING:
     from ramet.kernels import _cpu
 
-BLOCK_BYTES = 64 * 2**20  # bounds the logits held at a time
+BLOCK_BYTES = 64 * 2**20  # bounds the logits computed at a time, whose memory is kept for the next step
 
 
 class NativeSampler:
@@ -49,6 +49,7 @@ class NativeSampler:
 
         Raises:
             ValueError: arrays do not fit each other, or a token id is not in the vocabulary.
+            TypeError: an array has another type or number of dimensions.
         """
         output = empty_output(sampling, len(model_input.score_rows))
         self._sampler.sample(

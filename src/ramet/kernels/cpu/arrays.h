@@ -4,6 +4,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
+#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -26,6 +28,12 @@ inline void require_below(const In<int32_t, 1>& values, int64_t limit, const cha
         if (values.data()[i] < 0 || values.data()[i] >= limit)
             throw std::invalid_argument(std::string(name) + " " + std::to_string(values.data()[i]) +
                                         " is not in 0.." + std::to_string(limit - 1));
+}
+
+// In ascending order, each once.
+inline void require_ascending(const In<int32_t, 1>& rows, const char* message) {
+    const int32_t* const end = rows.data() + rows.size();
+    require(std::adjacent_find(rows.data(), end, std::greater_equal<int32_t>()) == end, message);
 }
 
 }  // namespace ramet

@@ -6,7 +6,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "arrays.h"
 #include "decoder.h"
@@ -51,9 +50,7 @@ std::shared_ptr<Decoder> make_decoder(std::shared_ptr<Team> team, const std::str
 // Rows of a step: in ascending order, each once.
 void require_rows(const In<int32_t, 1>& wanted, size_t num_rows) {
     require_below(wanted, int64_t(num_rows), "wanted row");
-    const int32_t* const end = wanted.data() + wanted.size();
-    require(std::adjacent_find(wanted.data(), end, std::greater_equal<int32_t>()) == end,
-            "wanted rows must be in ascending order, each once");
+    require_ascending(wanted, "wanted rows must be in ascending order, each once");
 }
 
 void forward(Decoder& decoder, In<int32_t, 1> ids, In<int32_t, 1> positions, In<int32_t, 1> slots,

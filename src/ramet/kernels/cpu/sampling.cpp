@@ -83,8 +83,9 @@ private:
 
     std::shared_ptr<Team> team_;
     const Kernels& kernels_;
-    const int64_t block_bytes_;  // of logits that are held at a time
+    const int64_t block_bytes_;  // of logits that are computed at a time
     std::mutex mutex_;
+    // Kept from step to step
     Buffer logits_;
     std::vector<int32_t> wanted_, likeliest_;
     std::vector<Buffer> scratch_, changed_;  // of each thread
@@ -221,6 +222,7 @@ void Sampler::sample(const Asked& asked, int64_t vocab_size, const LogitsSource&
     require(vocab_size > 0 && vocab_size <= INT32_MAX, "logits must have a column per token");
     require(score_rows.size() == asked.score_token_ids.size(), "score_rows and score_token_ids differ in length");
     require_below(asked.score_token_ids, vocab_size, "scored token");
+    require_ascending(asked.rows, "rows must be in ascending order, each once");
     require_among(score_rows, asked.rows, "a row that is scored is not among the rows");
     const Samples samples(asked.sampling);
     samples.check_tokens(vocab_size);
@@ -235,20 +237,20 @@ void Sampler::sample(const Asked& asked, int64_t vocab_size, const LogitsSource&
     for (int64_t begin = 0; begin < num_rows; begin += most_rows) {
         const int32_t* row_ids = asked.rows.data() + begin;
         const int64_t count = std::min(most_rows, num_rows - begin);
-        wanted_.clear();
+        wanted_.assign(size_t(count), 0);
         auto look = [&](int32_t row_id) {
             const int64_t place = find(row_ids, count, row_id);
-            if (place >= 0) wanted_.push_back(int32_t(place));
+            if (place >= 0) wanted_[size_t(place)] = 1;
         };
         for (size_t sample = 0; sample < samples.rows.size(); ++sample)
             if (!samples.wants_no_logits(sample)) look(samples.rows.data()[sample]);
         for (size_t score = 0; score < score_rows.size(); ++score) look(score_rows.data()[score]);
-        std::sort(wanted_.begin(), wanted_.end());
-        wanted_.erase(std::unique(wanted_.begin(), wanted_.end()), wanted_.end());
+        int64_t num_wanted = 0;
+        for (int64_t place = 0; place < count; ++place)
+            if (wanted_[size_t(place)]) wanted_[size_t(num_wanted++)] = int32_t(place);
         likeliest_.resize(size_t(count));
-        const auto num_wanted = int64_t(wanted_.size());
-        const RowBlock rows{begin,      count, wanted_.data(), num_wanted, logits_.reserve<float>(num_wanted * vocab_size),
-                            likeliest_.data()};
+        float* logits = logits_.reserve<float>(num_wanted * vocab_size);
+        const RowBlock rows{begin, count, wanted_.data(), num_wanted, logits, likeliest_.data()};
         compute(rows);
         Block block{*this, row_ids, rows, samples, asked.uniforms, outputs, vocab_size, {}};
         block.run(score_rows, asked.score_token_ids);
