@@ -160,7 +160,7 @@ def root_mean_square(values):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_rows_are_the_same_bits_in_steps_of_any_size(dtype, isa):
-    """Two rows are one thread's, 48 for each thread and more are computed by each alone, others together."""
+    """Two rows are one thread's; where each has many, it computes them alone."""
     config = tiny_config(hidden_size=51, intermediate_size=77, context_length=513)
     whole = sequence(config, 513)
     expected = logits_of(native(config, dtype=dtype, isa=isa), config, [Step(whole, 0, 513)])

@@ -99,7 +99,7 @@ void Decoder::forward(const StepRows& rows, float* out) {
     // Reserve for the largest use before pointers are taken
     for (Workspace& space : workspaces_) {
         const bool is_first = &space == workspaces_.data();
-        if (!is_first && !Run::are_many(n, *team_)) break;
+        if (!is_first && !Run::are_many(n, *this)) break;
         const int64_t most = std::min(n, is_first ? ROWS_TOGETHER : 2 * ROWS_APART);
         space.projected.reserve<float>(most * qkv_width);
         for (const LayerWeights& w : layers_) {

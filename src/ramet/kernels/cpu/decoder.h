@@ -99,6 +99,7 @@ private:
     std::shared_ptr<PackedMatrix> embedding_, head_;
     std::vector<float> norm_;
     bool checked_ = false;
+    double bytes_per_weight_ = 0;  // of the layers; set when they are checked
     Buffer rotary_;
     Buffer kv_;
 

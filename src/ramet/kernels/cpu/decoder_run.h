@@ -13,10 +13,13 @@ namespace ramet {
 // Rows that all threads take through the products of a layer together, each some of the outputs: few enough for their
 // inputs to stay in the cache.
 constexpr int64_t ROWS_TOGETHER = 256;
-// Where there are so many rows for each thread, it takes them by itself through all phases between two attentions, in
-// stretches of about so many. Nobody waits then, and what becomes of a row stays in the cache of one core. Every thread
-// reads all weights for each stretch: some 5 GB/s a core.
+// Where there are rows enough for each thread, it takes them by itself through all phases between two attentions, in
+// stretches of about so many. Nobody waits then, and what becomes of a row stays in the cache of one core.
 constexpr int64_t ROWS_APART = 48;
+// Every thread reads all weights for each stretch, in the time that it multiplies them. So it takes the more rows the more
+// bytes a weight has and the more threads there are: so many for each byte and thread, but no more than ROWS_APART.
+constexpr int64_t ROWS_PER_BYTE = 12;
+constexpr int64_t LEAST_ROWS_APART = 16;
 // Up to so many rows in a step, what is done to each is done by one thread while the others wait: sharing costs more.
 constexpr int64_t ROWS_ALONE = 2;
 
@@ -78,19 +81,23 @@ struct Decoder::Run {
         last = now;
     }
 
-    static bool are_many(int64_t num_rows, const Team& team) { return num_rows >= team.size() * ROWS_APART; }
+    static bool are_many(int64_t num_rows, const Decoder& d) {
+        const int64_t threads = d.team_->size(), rows = int64_t(double(ROWS_PER_BYTE * threads) * d.bytes_per_weight_);
+        return num_rows >= threads * std::clamp(rows, LEAST_ROWS_APART, ROWS_APART);
+    }
 
     // Calls body(begin, end) for stretches of the rows: by all threads together, or apart if rows are many. The last
     // phase of the body is `phase`.
     template <class Body>
     void each_stretch(int phase, int64_t num_rows, const Body& body) {
-        if (!are_many(num_rows, team)) {
+        if (!are_many(num_rows, d)) {
             for (int64_t begin = 0; begin < num_rows; begin += ROWS_TOGETHER)
                 body(begin, std::min(begin + ROWS_TOGETHER, num_rows));
             return;
         }
-        // Equal stretches of 32 to 72 rows, and as many for each thread
-        const int64_t together = team.size() * ROWS_APART, count = (num_rows + together / 2) / together * team.size();
+        // Equal stretches of at most 72 rows, and as many for each thread
+        const int64_t together = team.size() * ROWS_APART;
+        const int64_t count = std::max<int64_t>((num_rows + together / 2) / together, 1) * team.size();
         apart = true;
         team.share(count, [&](int64_t i) { body(num_rows * i / count, num_rows * (i + 1) / count); });
         apart = false;

@@ -123,6 +123,14 @@ void Decoder::check() {
     }
     if (num_positions_ == 0) throw std::invalid_argument("there are no rotary angles");
     if (num_slots_ == 0) throw std::invalid_argument("there is no KV pool");
+    double bytes = 0, weights = 0;
+    for (const LayerWeights& w : layers_)
+        for (const auto* matrix : {&w.q, &w.k, &w.v, &w.output, &w.gate, &w.up, &w.down}) {
+            const Matrix& m = (*matrix)->view;
+            bytes += double(m.panels * m.panel_bytes);
+            weights += double(m.n * m.k);
+        }
+    bytes_per_weight_ = bytes / weights;
     checked_ = true;
 }
 
