@@ -126,8 +126,10 @@ void Decoder::forward(const StepRows& rows, float* out) {
 
     team_->run([&](int thread) {
         Run run(*this, thread);
-        run.team.share(n, [&](int64_t row) { kernels_.embed(embedding_->view, rows.ids[row], states + row * hidden); });
-        run.team.sync();
+        run.team.share(thread, n, [&](int64_t row) {
+            kernels_.embed(embedding_->view, rows.ids[row], states + row * hidden);
+        });
+        run.team.sync(thread);
         for (int64_t index = 0; index < shape_.num_layers; ++index) {
             const LayerWeights& w = layers_[size_t(index)];
             const KVLayer kv = kv_layer(index);
@@ -179,12 +181,12 @@ void Decoder::forward(const StepRows& rows, float* out) {
             });
 
             const AttentionPlan& plan = readers.plan;
-            run.team.share(int64_t(plan.units().size()), [&](int64_t unit) {
+            run.team.share(thread, int64_t(plan.units().size()), [&](int64_t unit) {
                 kernels_.attend(readers.attention, kv, readers.segments, plan.units()[size_t(unit)], run.scratch);
             });
             if (plan.num_split_rows() > 0) {
-                run.team.sync();
-                run.team.share(plan.num_split_rows(),
+                run.team.sync(thread);
+                run.team.share(thread, plan.num_split_rows(),
                                [&](int64_t row) { merge_row(kernels_, readers.attention, stride_, plan, row); });
             }
             run.end_phase(3, readers.num_rows);
@@ -209,8 +211,8 @@ void Decoder::forward(const StepRows& rows, float* out) {
                 run.end_phase(6, readers.num_rows);
             });
         }
-        run.team.sync();
-        run.team.share(rows.num_wanted, [&](int64_t i) {
+        run.team.sync(thread);
+        run.team.share(thread, rows.num_wanted, [&](int64_t i) {
             kernels_.rms_norm(kept_states + i * hidden, norm_.data(), hidden, shape_.eps, out + i * hidden);
         });
     });

@@ -99,22 +99,23 @@ struct Decoder::Run {
         const int64_t together = team.size() * ROWS_APART;
         const int64_t count = std::max<int64_t>((num_rows + together / 2) / together, 1) * team.size();
         apart = true;
-        team.share(count, [&](int64_t i) { body(num_rows * i / count, num_rows * (i + 1) / count); });
+        team.share(thread, count, [&](int64_t i) { body(num_rows * i / count, num_rows * (i + 1) / count); });
         apart = false;
-        team.sync();
+        team.sync(thread);
         mark(phase);
     }
 
     Workspace& workspace() const { return d.workspaces_[apart ? size_t(thread) : 0]; }
 
-    template <class Body>
-    void share(int64_t count, const Body& body) {
-        if (!apart) return team.share(count, body);
-        for (int64_t task = 0; task < count; ++task) body(task);
+    void sync() {
+        if (!apart) team.sync(thread);
     }
 
-    void sync() {
-        if (!apart) team.sync();
+    // Calls body(task, next) for the tasks of a phase: those that `share_stretches` gives this thread, or all.
+    template <class Body>
+    void each_of(int64_t count, const Body& body) {
+        if (!apart) return team.share_stretches(thread, count, body);
+        for (int64_t task = 0; task < count; ++task) body(task, task + 1);
     }
 
     // Waits for the others, unless `each_row` for so few rows comes next: it waits itself.
@@ -127,14 +128,14 @@ struct Decoder::Run {
     template <class Body>
     void each_row(int64_t begin, int64_t end, const Body& body) {
         if (end - begin <= ROWS_ALONE && !apart) {
-            team.sync([&] {
+            team.sync(thread, [&] {
                 for (int64_t row = begin; row < end; ++row) body(row);
             });
             return;
         }
         // To take a task costs a good part of a row, and four for each thread are enough to share them evenly
         const int64_t together = std::min<int64_t>((end - begin) / (4 * team.size()) + 1, 4);
-        share((end - begin + together - 1) / together, [&](int64_t task) {
+        each_of((end - begin + together - 1) / together, [&](int64_t task, int64_t) {
             const int64_t first = begin + task * together;
             for (int64_t row = first; row < std::min(first + together, end); ++row) body(row);
         });
@@ -146,19 +147,14 @@ struct Decoder::Run {
     template <class Body>
     void each_task(const Product& product, const Product* then, const Body& body) {
         const int64_t count = product.num_tasks();
-        auto take = [&](int64_t index, int64_t next) {
+        each_of(count, [&](int64_t index, int64_t next) {
             ByteRange soon;
             if (next < count)
                 soon = product.task(next).bytes();
             else if (then)
                 soon = then->task(apart ? 0 : team.stretch_begin(thread, then->num_tasks())).bytes();
             body(index, soon);
-        };
-        if (apart) {
-            for (int64_t index = 0; index < count; ++index) take(index, index + 1);
-        } else {
-            team.share_stretches(thread, count, take);
-        }
+        });
     }
 
     // out[row][column + n] = product of the inputs with each part. Does not end its phase.

@@ -99,12 +99,12 @@ void attention(Team& team, const std::string& isa, In<float, 3> queries, In<floa
     const int64_t scratch_bytes = (kernels.attend_scratch(stride, group) + 63) / 64 * 64;
     Buffer scratch(size_t(scratch_bytes * team.size()));
     team.run([&](int thread) {
-        team.share(int64_t(plan.units().size()), [&](int64_t unit) {
+        team.share(thread, int64_t(plan.units().size()), [&](int64_t unit) {
             kernels.attend(shape, kv, segments, plan.units()[size_t(unit)],
                            scratch.as<char>() + scratch_bytes * thread);
         });
-        team.sync();
-        team.share(plan.num_split_rows(), [&](int64_t row) { merge_row(kernels, shape, stride, plan, row); });
+        team.sync(thread);
+        team.share(thread, plan.num_split_rows(), [&](int64_t row) { merge_row(kernels, shape, stride, plan, row); });
     });
 }
 

@@ -78,7 +78,9 @@ private:
             for (size_t i = 0; i < count; ++i) body(i, 0);
             return;
         }
-        team_->run([&](int thread) { team_->share(int64_t(count), [&](int64_t i) { body(size_t(i), thread); }); });
+        team_->run([&](int thread) {
+            team_->share(thread, int64_t(count), [&](int64_t i) { body(size_t(i), thread); });
+        });
     }
 
     std::shared_ptr<Team> team_;

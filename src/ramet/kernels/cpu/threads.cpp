@@ -59,7 +59,8 @@ bool watch(std::chrono::microseconds limit, const Done& done) {
 
 Team::Team(int num_threads)
     : size_(num_threads < 1 ? 1 : num_threads),
-      stretches_(size_t(size_)),
+      arrivals_(size_t(size_)),
+      tasks_(size_t(size_)),
       sleepers_(new Sleepers),
       process_(current_process()) {
     try {
@@ -94,7 +95,6 @@ void Team::run(const std::function<void(int)>& body) {
         body(0);
         return;
     }
-    next_ = 0;
     body_ = &body;
     running_ = size_ - 1;
     {
@@ -122,8 +122,8 @@ void Team::work(int thread) {
     }
 }
 
-void Team::wait_for_generation(uint32_t old) {
-    auto passed = [&] { return generation_.load(std::memory_order_acquire) != old; };
+void Team::keep_waiting_for(const std::atomic<uint32_t>& count, uint32_t arrived) {
+    auto passed = [&] { return int32_t(count.load(std::memory_order_acquire) - arrived) >= 0; };
     while (!spin(SPIN_IN_STEP, passed)) std::this_thread::yield();
 }
 
