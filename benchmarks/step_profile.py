@@ -2,8 +2,8 @@
 
 Drives an engine core without threads or text, so that each part can be timed on its own: scheduling, laying
 out arrays, the phases of the native decoder, logits, sampling, bookkeeping. While they are measured, phases
-inside the decoder end with a wait for all threads, which costs a little. Where threads take rows of
-prompts alone, phases are those of the first thread, and its wait at the end counts for the last of them.
+inside the decoder end with a wait for all threads, which costs a little. Where threads take many rows
+alone, phases are those of the first thread, and its wait at the end counts for the last of them.
 """
 
 from __future__ import annotations

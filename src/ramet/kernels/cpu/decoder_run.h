@@ -14,10 +14,10 @@ namespace ramet {
 // inputs to stay in the cache.
 constexpr int64_t ROWS_TOGETHER = 256;
 // Where there are rows enough for each thread, it takes them by itself through all phases between two attentions, in
-// stretches of about so many. Nobody waits then, and what becomes of a row stays in the cache of one core.
+// stretches of about so many if there are more. Nobody waits then, and what becomes of a row stays in the cache of one core.
 constexpr int64_t ROWS_APART = 48;
-// Every thread reads all weights for each stretch, in the time that it multiplies them. So it takes the more rows the more
-// bytes a weight has and the more threads there are: so many for each byte and thread, but no more than ROWS_APART.
+// How many are enough: every thread reads all weights for each stretch, in the time that it multiplies them, so the more
+// the more bytes a weight has and the more threads there are. So many for each byte and thread, within these limits.
 constexpr int64_t ROWS_PER_BYTE = 12;
 constexpr int64_t LEAST_ROWS_APART = 16;
 // Up to so many rows in a step, what is done to each is done by one thread while the others wait: sharing costs more.

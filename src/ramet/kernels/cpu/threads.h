@@ -1,8 +1,8 @@
 // A team of threads that walks through the phases of a step together.
 //
-// The whole team enters a step once (`run`), and every thread executes the same code. Inside, `share` hands out
-// the tasks of a phase one by one, so that a core that is slower or busy elsewhere takes fewer, and `sync`
-// waits for the others. Waiting spins, for phases take microseconds; an idle team sleeps.
+// The whole team enters a step once (`run`), and every thread executes the same code. Inside, `share` deals out the
+// tasks of a phase; a thread that is done takes what others have left, so that a core that is slower or busy elsewhere
+// takes fewer. `sync` waits for the others. Waiting spins, for phases take microseconds; an idle team sleeps.
 #pragma once
 
 #include <atomic>
