@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -244,14 +245,19 @@ def test_an_error_in_mid_stream_reaches_the_client():
 
 
 def test_a_client_that_goes_away_frees_its_request():
-    paced = threading.Semaphore(30)
-    engine = reciting("a very long answer " * 200, on_step=lambda context: paced.acquire(timeout=20))
+    gone = threading.Event()
+
+    def wait_for_the_client(context):
+        if len(context) > 30:
+            assert gone.wait(20)
+            time.sleep(0.005)  # 3,800 tokens would take 19 s
+
+    engine = reciting("a very long answer " * 200, on_step=wait_for_the_client)
 
     async def until_idle():
-        while (await engine.stats()).running:
-            paced.release()
-            await asyncio.sleep(0)
-        return await engine.stats()
+        while (stats := await engine.stats()).running:
+            await asyncio.sleep(0.01)
+        return stats
 
     with (
         listening(engine) as url,
@@ -260,6 +266,7 @@ def test_a_client_that_goes_away_frees_its_request():
         stream = client.chat.completions.create(model="parrot", messages=HELLO, stream=True)
         assert next(stream).choices
         stream.close()
+        gone.set()
         stats = asyncio.run(until_idle())
     assert stats.generated_tokens < 3000
     engine.shutdown()
