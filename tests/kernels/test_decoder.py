@@ -20,14 +20,14 @@ from ramet.models.llama import LlamaModel
 from ramet.models.native import load_decoder
 from ramet.runner.kv_pool import KVPool
 from ramet.runner.native_sampler import BLOCK_BYTES, empty_output, uniforms_of
-from runner.tiny_models import CPU, random_weights, tiny_config
+from runner.tiny_models import CPU, QuantizedWeights, random_weights, tiny_config
 
 NATIVE = kernels.load_native()
 if NATIVE is None:
     pytest.skip(kernels.why_unavailable(), allow_module_level=True)
 
 ISAS = NATIVE.supported_isas()
-TEAMS = {size: NATIVE.Team(size) for size in (1, 2, 8)}
+TEAMS = {size: NATIVE.Team(size) for size in (1, 2, 3, 8)}
 LENGTH = 150
 NUM_SLOTS = 1024
 
@@ -157,22 +157,26 @@ def root_mean_square(values):
     return np.sqrt(np.square(values, dtype=np.float64).mean())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16", "Q4_0"])
 @pytest.mark.parametrize("isa", ISAS)
-def test_rows_are_the_same_bits_in_steps_of_any_size(dtype, isa):
-    """Two rows are one thread's; where each has many, it computes them alone."""
-    config = tiny_config(hidden_size=51, intermediate_size=77, context_length=513)
+def test_rows_are_the_same_bits_in_steps_of_any_size(stored, isa):
+    """Two rows are one thread's; where each has many, it takes them alone: 48, or 16 with 4-bit weights."""
+    quantized = stored == "Q4_0"
+    hidden_size, intermediate_size = (64, 96) if quantized else (51, 77)
+    config = tiny_config(hidden_size=hidden_size, intermediate_size=intermediate_size, context_length=513)
+    weights = QuantizedWeights(config, stored) if quantized else random_weights(config)
+    dtype = "auto" if quantized else stored
     whole = sequence(config, 513)
-    expected = logits_of(native(config, dtype=dtype, isa=isa), config, [Step(whole, 0, 513)])
-    for team in (1, 2, 8):
-        decoder = native(config, dtype=dtype, isa=isa, team=team)
+    expected = logits_of(native(config, weights, dtype=dtype, isa=isa), config, [Step(whole, 0, 513)])
+    for team in TEAMS:
+        decoder = native(config, weights, dtype=dtype, isa=isa, team=team)
         begin, parts = 0, []
         for size in (1, 2, 3, 47, 257, 1, 95, 107):
             parts.append(logits_of(decoder, config, [Step(whole, begin, begin + size)]))
             begin += size
         assert begin == 513
         assert np.array_equal(np.concatenate(parts), expected), f"{team} threads"
-        for size in (96, 97, 191, 256, 258, 384):
+        for size in (15, 16, 17, 31, 32, 33, 38, 60, 61, 95, 96, 97, 144, 145, 191, 256, 258, 384):
             rows = logits_of(decoder, config, [Step(whole, 0, size)])
             assert np.array_equal(rows, expected[:size]), f"{size} rows, {team} threads"
 

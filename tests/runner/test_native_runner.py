@@ -8,7 +8,6 @@ import sys
 import threading
 import weakref
 
-import gguf
 import numpy as np
 import pytest
 
@@ -16,35 +15,16 @@ from attention.plans import Sequence, Step, execute, given, sampling_of
 from ramet import kernels
 from ramet.config import ModelOptions
 from ramet.errors import EngineDead
-from ramet.models.stored import StoredTensor
 from ramet.runner.build import runner_from_weights
 from ramet.runner.native import NativeModelRunner
 from runner.row_independence import SHAPES, check_draws, check_rows
-from runner.tiny_models import random_weights, tiny_config, tiny_runner
+from runner.tiny_models import QuantizedWeights, random_weights, tiny_config, tiny_runner
 
 NATIVE = kernels.load_native()
 if NATIVE is None:
     pytest.skip(kernels.why_unavailable(), allow_module_level=True)
 
 QUANTIZED = tiny_config(hidden_size=96, intermediate_size=160, vocab_size=203)
-
-
-class QuantizedWeights:
-    """Random weights whose matrices are stored in blocks."""
-
-    def __init__(self, config, kind):
-        self._floats = random_weights(config)
-        self._kind = gguf.GGMLQuantizationType[kind]
-
-    def names(self):
-        return self._floats.names()
-
-    def stored(self, name):
-        tensor = self._floats.stored(name)
-        if len(tensor.shape) == 1:
-            return tensor
-        values = tensor.data.view(np.float32).reshape(tensor.shape)
-        return StoredTensor(tensor.shape, self._kind.name, gguf.quants.quantize(values, self._kind))
 
 
 def native_runner(
@@ -153,7 +133,7 @@ import resource
 from ramet.config import ModelOptions
 from ramet.runner.build import runner_from_weights
 from runner.row_independence import SHAPES, check_draws, check_rows
-from runner.tiny_models import random_weights, tiny_config
+from runner.tiny_models import QuantizedWeights, random_weights, tiny_config
 
 config = tiny_config(hidden_size=256, intermediate_size=2048, num_layers=8)
 weights = random_weights(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gguf
 import numpy as np
 import torch
 
@@ -56,6 +57,24 @@ def random_weights(config: ModelConfig, seed: int = 0) -> DictWeights:
         return 1 + values * 0.1 if "norm" in name else values * shape[-1] ** -0.5
 
     return DictWeights({name: tensor(name, shape) for name, shape in tensor_shapes(config).items()})
+
+
+class QuantizedWeights:
+    """Random weights whose matrices are stored in blocks."""
+
+    def __init__(self, config: ModelConfig, kind: str) -> None:
+        self._floats = random_weights(config)
+        self._kind = gguf.GGMLQuantizationType[kind]
+
+    def names(self):
+        return self._floats.names()
+
+    def stored(self, name: str) -> StoredTensor:
+        tensor = self._floats.stored(name)
+        if len(tensor.shape) == 1:
+            return tensor
+        values = tensor.data.view(np.float32).reshape(tensor.shape)
+        return StoredTensor(tensor.shape, self._kind.name, gguf.quants.quantize(values, self._kind))
 
 
 def tiny_runner(
