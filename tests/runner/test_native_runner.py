@@ -133,7 +133,7 @@ import resource
 from ramet.config import ModelOptions
 from ramet.runner.build import runner_from_weights
 from runner.row_independence import SHAPES, check_draws, check_rows
-from runner.tiny_models import QuantizedWeights, random_weights, tiny_config
+from runner.tiny_models import random_weights, tiny_config
 
 config = tiny_config(hidden_size=256, intermediate_size=2048, num_layers=8)
 weights = random_weights(config)
